@@ -1,0 +1,1 @@
+"""Data sets, prompt templates, tokenizers and the input pipeline. Imports no jax."""

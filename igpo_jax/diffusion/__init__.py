@@ -1,0 +1,1 @@
+"""Masked diffusion: schedules, token selection, the compiled denoising loop, likelihoods."""

@@ -1,0 +1,24 @@
+"""The one error type that a user is meant to read, and the helper that names the nearest valid choice."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input: one sentence naming the file, field or flag, what was found, what was expected, and what to do."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)" for the choice closest to ``name``, or all choices where none is close."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    return f" (choose one of: {', '.join(known)})"
+
+
+def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
+    """Raises UserError when ``value`` of ``field`` is not one of ``choices``."""
+    known = tuple(choices)
+    if value not in known:
+        raise UserError(f"{field} is '{value}', which is not a known choice{nearest(value, known)}")

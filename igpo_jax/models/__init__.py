@@ -1,0 +1,1 @@
+"""LLaDA as pure functions: configuration, parameters, forward pass, adapters."""

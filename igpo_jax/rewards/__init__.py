@@ -1,0 +1,1 @@
+"""Judging text: answer extraction and equality in worker processes. Imports no jax."""

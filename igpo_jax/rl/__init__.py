@@ -1,0 +1,1 @@
+"""Reinforcement learning: hints, elastic rollouts, advantages, objectives."""

@@ -1,0 +1,1 @@
+"""Training state, optimisers, the SFT and RL steps, checkpoints, metrics."""
