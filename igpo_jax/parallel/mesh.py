@@ -1,0 +1,107 @@
+"""The device mesh, and how many CPU devices a run should pretend to have."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from igpo_jax.errors import UserError
+
+#: Mesh axes, outermost first: copies of the model, its shards, and slices of its matrices.
+AXES = ("data", "fsdp", "tensor")
+
+_CGROUP = pathlib.Path("/sys/fs/cgroup")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """Devices along each mesh axis; at most one axis may be -1, which takes what the others leave."""
+
+    data: int = -1  #: copies of the model, each with its own rows
+    fsdp: int = 1  #: devices over which one copy's weights and rows are split
+    tensor: int = 1  #: devices over which each layer's heads and MLP columns are split
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in AXES}
+        for name, size in sizes.items():
+            if size != -1 and size < 1:
+                raise UserError(f"mesh.{name} is {size}, expected a positive number or -1; use 1 to switch it off")
+        if sum(size == -1 for size in sizes.values()) > 1:
+            raise UserError(f"mesh has more than one axis set to -1 ({sizes}); give all but one a number")
+
+
+def make_mesh(settings: MeshSettings | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Builds the (data, fsdp, tensor) mesh with explicit axis types.
+
+    Args:
+      settings: sizes per axis; the default puts every device on the data axis.
+      devices: devices to use, by default all of them.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    settings = settings or MeshSettings()
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [getattr(settings, name) for name in AXES]
+    fixed = math.prod(size for size in sizes if size != -1)
+    if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
+        shape = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+        raise UserError(
+            f"mesh ({shape}) needs a multiple of {fixed} devices but {len(devices)} are there; "
+            "set one axis to -1 or choose sizes whose product is the device count"
+        )
+    shape = tuple(len(devices) // fixed if size == -1 else size for size in sizes)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+
+
+def usable_cores() -> int:
+    """Number of CPU cores this process may really use: its affinity, cut by the container's quota (cgroup 1 or 2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cores()
+    return max(1, cores if quota is None else min(cores, math.floor(quota)))
+
+
+def _cgroup_cores() -> float | None:
+    """Cores allowed by the CPU quota of the container, None where there is no quota."""
+    try:
+        if (_CGROUP / "cpu.max").exists():
+            limit, period = (_CGROUP / "cpu.max").read_text().split()
+        else:
+            limit = (_CGROUP / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (_CGROUP / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        return None if limit in ("max", "-1") else int(limit) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def cpu_device_count(batches: Sequence[int], cores: int) -> int:
+    """Largest number of virtual CPU devices, at most ``cores``, that divides every batch size in ``batches``."""
+    common = math.gcd(*batches) if batches else 1
+    return next(count for count in range(max(1, cores), 0, -1) if common % count == 0)
+
+
+def force_cpu_devices(count: int) -> None:
+    """Splits the host CPU into ``count`` jax devices; call it before anything starts the jax backend.
+
+    Raises:
+      UserError: the backend already runs with another number of devices.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        if len(jax.devices("cpu")) != count:
+            found = len(jax.devices("cpu"))
+            raise UserError(
+                f"the CPU cannot be split into {count} devices because jax already runs with {found}; "
+                "set the number of devices before the first array is made"
+            ) from error
+
+
+def mesh_platform(mesh: Mesh) -> str:
+    """Platform of the mesh's devices: "cpu", "gpu" or "tpu"."""
+    return np.asarray(mesh.devices).flat[0].platform
