@@ -1,0 +1,109 @@
+"""Opens one split of a data set as a sequence of examples, building it on first use."""
+
+import bisect
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from igpo_jax.data.examples import Example
+from igpo_jax.data.settings import DataSettings
+from igpo_jax.errors import UserError
+
+
+class Split(Sequence[Example]):
+    """The rows of one split, read from disk when asked for; ``report`` says what building the data set dropped."""
+
+    def __init__(self, parts: Sequence[Sequence[dict[str, bytes]]], report: dict[str, Any]):
+        self._parts = parts
+        self._starts = [sum(len(part) for part in parts[:index]) for index in range(len(parts))]
+        self.report = report
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        row = index + len(self) if index < 0 else index
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {index} of a split with {len(self)} rows")
+        part = bisect.bisect_right(self._starts, row) - 1
+        return _example(self._parts[part][row - self._starts[part]])
+
+
+def _example(record: dict[str, bytes]) -> Example:
+    # TFDS stores text as bytes.
+    return Example(**{field.name: record[field.name].decode() for field in dataclasses.fields(Example)})
+
+
+def open_split(settings: DataSettings, split: str, cache_dir: str | os.PathLike[str]) -> Split:
+    """Opens ``split`` (``sft``, ``rl``, ``test``, or ``train`` = sft and rl together), building the data set once.
+
+    The built data lies under ``cache_dir`` in a folder whose name depends on the settings and on the content of the
+    source files, so that a changed file or dial is built anew and an unchanged one is only read.
+
+    Args:
+        settings: which data set, and its dials.
+        split: the split to open.
+        cache_dir: folder for built data sets and downloads; it is made where it does not exist.
+
+    Raises:
+        UserError: a source file is missing or has a bad row, or the split does not exist or is empty.
+    """
+    cache = pathlib.Path(cache_dir)
+    builder = _built(settings, cache)
+    rows = {name: info.num_examples for name, info in builder.info.splits.items()}
+    names = [name for name in (("sft", "rl") if split == "train" else (split,)) if rows.get(name)]
+    if not names:
+        found = ", ".join(f"{name} ({count} rows)" for name, count in sorted(rows.items()))
+        raise UserError(
+            f"the data set '{settings.name}' has no rows in split '{split}'; it has {found or 'none at all'}"
+        )
+    report = {"rows": rows, **builder.info.metadata.get("report", {})}
+    return Split([builder.as_data_source(name) for name in names], report)
+
+
+def _built(settings: DataSettings, cache: pathlib.Path) -> Any:
+    with _quiet():
+        from igpo_jax.data.builders import make_builder
+
+        builder = make_builder(settings, cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        with _lock(cache / f".{settings.name}.lock"):
+            builder.download_and_prepare()
+    return builder
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[None]:
+    # Two runs started at once would otherwise build into the same folder.
+    import fcntl
+
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back the progress bars, prints and warnings with which TFDS fills the screen; errors still pass."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        import tensorflow_datasets as tfds
+
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
