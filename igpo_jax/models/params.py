@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 from jax.sharding import Mesh
 
 from igpo_jax.errors import UserError
@@ -121,9 +120,14 @@ def _linear(
     return {"weight": weight, "bias": offset}
 
 
-def map_table(function: Callable[[tuple[str, ...], ParamSpec], Any], table: dict[str, Any]) -> dict[str, Any]:
+def map_table(
+    function: Callable[[tuple[str, ...], ParamSpec], Any], table: dict[str, Any], path: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Nested dict with ``function(path, spec)`` in the place of every spec."""
-    return traverse_util.path_aware_map(function, table)
+    return {
+        name: map_table(function, item, (*path, name)) if isinstance(item, dict) else function((*path, name), item)
+        for name, item in table.items()
+    }
 
 
 def init_leaf(key: jax.Array, path: tuple[str, ...], spec: ParamSpec, dtype: Any) -> jax.Array:

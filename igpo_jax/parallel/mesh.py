@@ -50,9 +50,9 @@ def make_mesh(settings: MeshSettings | None = None, devices: Sequence[jax.Device
     sizes = [getattr(settings, name) for name in AXES]
     fixed = math.prod(size for size in sizes if size != -1)
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
-        shape = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+        found = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
         raise UserError(
-            f"mesh ({shape}) needs a multiple of {fixed} devices but {len(devices)} are there; "
+            f"mesh ({found}) needs a multiple of {fixed} devices but {len(devices)} are there; "
             "set one axis to -1 or choose sizes whose product is the device count"
         )
     shape = tuple(len(devices) // fixed if size == -1 else size for size in sizes)

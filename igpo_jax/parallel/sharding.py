@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -43,7 +44,7 @@ def spec(axes: Axes) -> PartitionSpec:
         if axis is not None and axis not in RULES:
             raise UserError(f"logical axis '{axis}' has no sharding rule{nearest(axis, RULES)}")
         rule = RULES[axis] if axis is not None else None
-        names = {rule} if isinstance(rule, str) else set(rule or ())
+        names = set(_mesh_axes(rule))
         if clash := used & names:
             raise UserError(f"mesh axes {sorted(clash)} are used twice by an array with axes {tuple(axes)}")
         used |= names
@@ -75,6 +76,11 @@ def unsharded(weight: jax.Array, axes: Axes) -> jax.Array:
     return constrain(weight, [None if axis == "embed" else axis for axis in axes])
 
 
+def _mesh_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Mesh axes of one entry of a partition spec."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
 def named(mesh: Mesh, axes: Axes) -> NamedSharding:
     """Sharding on ``mesh`` of an array with the logical axes ``axes``."""
     return NamedSharding(mesh, spec(axes))
@@ -88,7 +94,16 @@ def gather(table: jax.Array, ids: jax.Array, axes: Axes) -> jax.Array:
       ids: integers of any shape.
       axes: logical axes of the result, one per dimension of ``ids.shape + table.shape[1:]``.
     """
-    return table.at[ids].get(out_sharding=active(axes), mode="promise_in_bounds")
+    table = jnp.asarray(table)
+    if not under_mesh():
+        return table.at[ids].get(mode="promise_in_bounds")
+    # Rows come out split as the table is, and only then move to their place: picked straight into their place, the
+    # compiler would first make the whole result on every device.
+    columns = tuple(jax.typeof(table).sharding.spec)[1:]
+    taken = {name for entry in columns for name in _mesh_axes(entry)}
+    lead = [tuple(name for name in _mesh_axes(entry) if name not in taken) or None for entry in spec(axes)[: ids.ndim]]
+    rows = table.at[ids].get(out_sharding=PartitionSpec(*lead, *columns), mode="promise_in_bounds")
+    return jax.reshard(rows, spec(axes))
 
 
 def shard_batch(tree: Any, mesh: Mesh) -> Any:
