@@ -74,8 +74,7 @@ install_project() {
 
 prepare_locked() {
     local root=$1 venv=$2 extra=$3 lock=$4 version python state wanted started=$SECONDS
-    # Not part of a pipe or a local declaration, so that a failure inside ends the script.
-    python=$(find_python)
+    python=$(find_python) || exit 1
     read -r version python <<<"$python"
     if [ "$lock" = auto ]; then
         lock=$root/requirements/lock-cpu-py${version/./}.txt
@@ -99,7 +98,7 @@ prepare_locked() {
     printf 'Setting up %s with Python %s (once; one to five minutes, about 0.5 GB to download) ...\n' "$venv" "$version" >&2
     [ "$lock" != none ] || printf 'No lock file is used for Python %s: the newest versions that pyproject.toml allows are taken.\n' "$version" >&2
     mkdir -p "$venv" || fail "$venv cannot be created; set IGPO_VENV to a folder that can be written."
-    printf 'unfinished\n' >"$state"
+    printf 'unfinished\n' >"$state" || fail "$venv cannot be written; set IGPO_VENV to another folder."
     install_project "$root" "$venv" "$extra" "$python" "$lock"
     printf '%s [%s]\n' "$wanted" "$extra" >"$state.new"
     mv "$state.new" "$state"
