@@ -1,7 +1,7 @@
 """Settings: nested frozen dataclasses to and from ``ml_collections`` configs, JSON and a Markdown table.
 
-This module knows no concrete settings class. A field of a settings dataclass is the single declaration of a parameter: its
-name, its type, its default and its comment; everything here is derived from that.
+This module knows no concrete settings class. A field of a settings dataclass is the single declaration of a parameter:
+its name, its type, its default and its comment; everything here is derived from that.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ def to_config_dict(settings: Any) -> ml_collections.ConfigDict:
 def from_config_dict(cls: type[T], config: Mapping[str, Any] | ml_collections.ConfigDict, path: str = "config") -> T:
     """Returns an instance of the settings dataclass ``cls`` filled from ``config``.
 
-    A field that ``config`` lacks keeps its default. An int is accepted for a float and a list for a tuple; text is never
-    read as a number.
+    A field that ``config`` lacks keeps its default. An int is accepted for a float and a list for a tuple; text is
+    never read as a number.
 
     Args:
       cls: a frozen dataclass whose fields are int, float, str, bool, tuple[...], None or further dataclasses.
@@ -134,6 +134,8 @@ def _leaves(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str =
 def _jsonable(settings: Any) -> Any:
     """The mapping as JSON gives it back, so that a stored config compares equal to the one that wrote it."""
     values = to_dict(settings) if dataclasses.is_dataclass(settings) else settings
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
     return json.loads(json.dumps(values))
 
 

@@ -54,8 +54,8 @@ class OptimizerSettings:
 def make_schedule(settings: OptimizerSettings, stop_step: int) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates already made.
 
-    With peak ``p``, final rate ``f``, warmup ``w`` and horizon ``h`` (``stop_step`` where the setting is 0), update ``t``
-    (from 0) uses ``p t / w`` while ``t < w``, and then
+    With peak ``p``, final rate ``f``, warmup ``w`` and horizon ``h`` (``stop_step`` where the setting is 0), update
+    ``t`` (from 0) uses ``p t / w`` while ``t < w``, and then
 
     - constant: ``p``;
     - linear: ``f + (p - f) (h - t) / (h - w)``, the schedule of Hugging Face's trainer when ``f`` is 0;
@@ -78,8 +78,8 @@ def make_schedule(settings: OptimizerSettings, stop_step: int) -> optax.Schedule
     span = decay[settings.schedule]
     if settings.schedule != "constant" and (span < 1 or warmup + span > horizon):
         raise UserError(
-            f"warmup_steps is {warmup} and the decay takes {max(span, 1)} updates, which do not fit into the horizon of "
-            f"{horizon} updates; lower warmup_steps or raise horizon"
+            f"warmup_steps is {warmup} and the decay takes {max(span, 1)} updates, which do not fit into the horizon "
+            f"of {horizon} updates; lower warmup_steps or raise horizon"
         )
     peak, final = settings.learning_rate, settings.final_learning_rate
 
