@@ -1,40 +1,49 @@
-"""Finding the final answer in the text that a diffusion model wrote; the working is never mistaken for it.
+r"""Finding the final answer in the text that a diffusion model wrote; the working is never mistaken for it.
 
 Diffusion text is damaged in its own ways: a box without its backslash, a box or a tag that never closes, an empty or
-template box after right working. The order of the places that count is fixed: last box, answer tag, ``####``, phrase.
+template box after right working. The places that count, in order: the last box of any spelling, the answer tag, the
+line after ``####``, the rest of a sentence such as "The answer is", and a completion that is one value and nothing
+else. A later box always replaces an earlier one, also where the later one says nothing.
 """
 
 import re
 from dataclasses import dataclass
 
-#: Longer completions are cut from the left: the final answer stands at the end.
+from igpo_jax.rewards.numbers import plain_number
+
+#: Longer completions are cut from the left, as the final answer stands at the end.
 MAX_TEXT = 200_000
 
 _END_TOKEN = re.compile(r"<\|(?:eot_id|endoftext|im_end|eos)\|>|</s>")
-_BOX = re.compile(r"(?:\\\s{0,3}|\x08)?(?:\b|(?<=\x08))(?:f|b)?ox(?:ed)?\s{0,3}\{")
+# a backspace stands where a template wrote "\b" in a string that was not raw
+_BOX = re.compile(r"(?:\bboxed|\bfbox|\x08oxed)\s{0,3}\{")
 _CLOSING_TAG = re.compile(r"</\s?[a-z]{0,12}\s?>?", re.IGNORECASE)
 _DAMAGED_TAG = re.compile(
-    r"\s*<\s?/?\s?(?:a|an|ans|answ|answe|answer|r|re|rea|reas|reaso|reason\w{0,3})?\s?>?\s*$", re.I
+    r"<\s?/?\s?(?:a(?:n(?:s(?:w(?:er?)?)?)?)?|r(?:e(?:a(?:s(?:o(?:n(?:ing?)?)?)?)?)?)?)?\s?[>}]?$", re.I
 )
 _TAG = re.compile(r"<\s?answer\s?>", re.IGNORECASE)
-_HASHES = re.compile(r"####[ \t]*(?!#)([^\n]*)")
-_PHRASE = re.compile(r"(?:\banswer\s+is\b\s*:?|\bfinal\s+answer\b\**\s*(?:is\b)?\s*:?|\banswer\**\s*:)", re.IGNORECASE)
+_HASHES = re.compile(r"####(?!#)[ \t]*([^\n]*)")
+_HEADING = re.compile(r"\W{0,4}(?:step|part|case|solution|explanation|final\s{1,3}answer|answer)\b", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"\banswer\s{1,3}is\b|\bfinal\s{1,3}answer\b(?:\s{1,3}is\b)?|\banswer(?=\s{0,2}\**\s{0,2}:)", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s|$)")
-_MASK = re.compile(r"<\|mdm_mask\|>|\[MASK\]|<mask>|<\|mask\|>", re.IGNORECASE)
+_MASK = re.compile(r"<\|?(?:mdm_)?mask\|?>|\[MASK\]", re.IGNORECASE)
+_NOTHING = re.compile(r"(?:[\s.…_?{}]|\\[lcd]?dots\b|\\?boxed\b)*")
 _TEMPLATE = re.compile(
-    r"[<\[({]*\s*(?:insert |put |place )?(?:your|the|my|final|numeric(?:al)?|correct)*\s*(?:final\s+)?"
-    r"(?:answer|result|solution|number|value|expression)\s*(?:here|goes here)?\s*[>\])}]*",
+    r"[<\[({]{0,2}\s?(?:(?:insert|put|place|enter|write|your|the|my|final|numeric|numerical|correct)\s)*"
+    r"(?:answer|result|solution|number|value|expression)(?:\s(?:goes\s)?here)?\s?[>\])}]{0,2}\.{0,3}",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """Where the final answer was found.
+    """The final answer of a completion and the place where it stood.
 
     Attributes:
         answer: the answer's text, None where the completion gives none.
-        source: "box", "open_box", "tag", "hashes", "phrase", "bare" or "none".
+        source: "box", "open box", "tag", "hashes", "phrase", "bare" or "none".
     """
 
     answer: str | None
@@ -42,32 +51,42 @@ class Extraction:
 
 
 def extract_answer(text: str) -> Extraction:
-    """Finds the final answer of a completion; never raises and takes time linear in the text."""
+    """Finds the final answer of a completion; never raises, and takes time linear in the text."""
     text = _END_TOKEN.split(text[-MAX_TEXT:], maxsplit=1)[0]
-    for find in (_from_box, _from_tag, _from_hashes, _from_phrase):
+    for find in (_from_box, _from_tag, _from_hashes, _from_phrase, _from_bare):
         found = find(text)
         if found is not None:
-            answer, source = found
-            return Extraction(_refuse_placeholder(answer), source)
+            answer = _tidy(found[0])
+            return Extraction(None if _is_placeholder(answer) else answer, found[1])
     return Extraction(None, "none")
 
 
 def _from_box(text: str) -> tuple[str, str] | None:
-    openings = list(_BOX.finditer(text))
-    if not openings:
+    start = _end_of_last(_BOX, text)
+    if start is None:
         return None
-    start = openings[-1].end()
-    end = _closing_brace(text, start)
     tag = _CLOSING_TAG.search(text, start)
-    if end is not None and (tag is None or end < tag.start()):
-        return _DAMAGED_TAG.sub("", text[start:end]).strip(), "box"
-    stop = min(p for p in (text.find("\n", start), tag.start() if tag else -1, len(text)) if p >= start)
-    return _DAMAGED_TAG.sub("", text[start:stop]).strip(), "open_box"
+    stop = tag.start() if tag else len(text)
+    end = _closing_brace(text, start, stop)
+    if end is not None:
+        return text[start:end], "box"
+    line = text.find("\n", start, stop)
+    if line >= 0 and not text[start:line].strip():
+        line = text.find("\n", line + 1, stop)  # the content starts on the line below
+    return text[start : line if line >= 0 else stop], "open box"
 
 
-def _closing_brace(text: str, start: int) -> int | None:
+def _end_of_last(pattern: re.Pattern[str], text: str) -> int | None:
+    end = None
+    for found in pattern.finditer(text):
+        end = found.end()
+    return end
+
+
+def _closing_brace(text: str, start: int, stop: int) -> int | None:
+    """Where the brace that is open at ``start`` closes; escaped braces do not count."""
     depth, position = 1, start
-    while position < len(text):
+    while position < stop:
         letter = text[position]
         if letter == "\\":
             position += 1
@@ -82,32 +101,46 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 
 def _from_tag(text: str) -> tuple[str, str] | None:
-    openings = list(_TAG.finditer(text))
-    if not openings:
+    start = _end_of_last(_TAG, text)
+    if start is None:
         return None
-    content = text[openings[-1].end() :]
-    tag = _CLOSING_TAG.search(content)
-    content = content[: tag.start()] if tag else content
+    tag = _CLOSING_TAG.search(text, start)
+    content = text[start : tag.start() if tag else len(text)]
     inner = _from_hashes(content) or _from_phrase(content)
-    return (inner[0] if inner else _DAMAGED_TAG.sub("", content).strip()), "tag"
+    return (inner[0] if inner else content), "tag"
 
 
 def _from_hashes(text: str) -> tuple[str, str] | None:
-    lines = _HASHES.findall(text)
-    return (lines[-1].strip(), "hashes") if lines else None
+    answer = None
+    for found in _HASHES.finditer(text):
+        if not _HEADING.match(found[1]):
+            answer = found[1]
+    return None if answer is None else (answer, "hashes")
 
 
 def _from_phrase(text: str) -> tuple[str, str] | None:
-    phrases = list(_PHRASE.finditer(text))
-    if not phrases:
+    start = _end_of_last(_PHRASE, text)
+    if start is None:
         return None
-    rest = text[phrases[-1].end() :].lstrip("*: \t\r\n")
+    rest = text[start:].lstrip("*: \t\r\n")
     line = rest.split("\n", maxsplit=1)[0]
-    return _SENTENCE_END.split(line, maxsplit=1)[0].strip("* \t"), "phrase"
+    return _SENTENCE_END.split(line, maxsplit=1)[0], "phrase"
 
 
-def _refuse_placeholder(answer: str) -> str | None:
-    bare = answer.strip(" \t\r\n$*")
-    if not bare.strip(".… \\ldotscdots") or _MASK.search(bare) or _TEMPLATE.fullmatch(bare):
-        return None
-    return answer
+def _from_bare(text: str) -> tuple[str, str] | None:
+    return (text, "bare") if len(text) <= 200 and plain_number(text) is not None else None
+
+
+def _tidy(answer: str) -> str:
+    """The answer without white space, markdown emphasis and damaged tags around it."""
+    answer = answer.strip()
+    tail = answer[-16:]
+    answer = answer[: len(answer) - len(tail)] + _DAMAGED_TAG.sub("", tail)
+    return answer.removesuffix(">").strip().strip("*").strip()
+
+
+def _is_placeholder(answer: str) -> bool:
+    bare = answer.strip(" $*")
+    if len(bare) > 80:
+        return False
+    return bool(_NOTHING.fullmatch(bare) or _MASK.search(bare) or _TEMPLATE.fullmatch(" ".join(bare.split())))

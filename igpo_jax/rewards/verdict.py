@@ -1,9 +1,13 @@
-"""One verdict on one completion: what the worker processes run."""
+"""One verdict on one completion: the part that needs no worker process, and the whole of it for a single process."""
 
 from dataclasses import dataclass
 
-from igpo_jax.rewards.equality import equal
+from igpo_jax.errors import check_choice
+from igpo_jax.rewards.equality import compare, compare_quickly
 from igpo_jax.rewards.extraction import extract_answer
+
+#: What a gold answer can be.
+KINDS = ("math",)
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,37 @@ class Verdict:
     timed_out: bool = False
 
 
-def judge_one(gold: str, text: str, kind: str = "math") -> Verdict:
-    """Judges one completion in this process, without limits on time or memory."""
-    found = extract_answer(text)
-    if found.answer is None:
+@dataclass(frozen=True)
+class Open:
+    """A comparison that is still to be made: the final answer was found, a worker compares it with ``gold``."""
+
+    gold: str
+    answer: str
+
+
+def judge_quickly(gold: str, text: str, kind: str) -> Verdict | Open:
+    """The verdict where extraction, text and plain numbers settle it, else what a worker must compare."""
+    check_choice("judge kind", kind, KINDS)
+    answer = extract_answer(text).answer
+    if answer is None:
         return Verdict(False, None, "no answer")
-    correct = equal(gold, found.answer)
-    return Verdict(correct, found.answer, "equal" if correct else "different")
+    quick = compare_quickly(gold, answer)
+    return Open(gold, answer) if quick is None else Verdict(quick.equal, answer, quick.reason)
+
+
+def judge_one(gold: str, text: str, kind: str = "math") -> Verdict:
+    """Judges one completion in this process, without limits on time or memory (``JudgePool`` has both).
+
+    Args:
+        gold: the reference answer.
+        text: the whole completion.
+        kind: what ``gold`` is: "math".
+
+    Raises:
+        UserError: ``kind`` is unknown.
+    """
+    quick = judge_quickly(gold, text, kind)
+    if isinstance(quick, Verdict):
+        return quick
+    full = compare(quick.gold, quick.answer)
+    return Verdict(full.equal, quick.answer, full.reason)
