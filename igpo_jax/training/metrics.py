@@ -1,0 +1,186 @@
+"""The log of a run: ``metrics.jsonl``, one JSON object a row, and TensorBoard events beside it.
+
+A row is ``{"stage": "rl", "step": 12, "time": 1760000000.0, "loss": 0.5, ...}``: the stage of the recipe, the step
+within that stage, seconds since 1970, and the values. JSON has no NaN or infinity; they are written as the strings
+"NaN", "Infinity" and "-Infinity", so that every reader can parse the file, and come back as floats from
+``read_metrics``. TensorBoard gets the finite values.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from igpo_jax.errors import UserError
+
+FILE = "metrics.jsonl"
+_RESERVED = ("stage", "step", "time")
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One logged step."""
+
+    stage: str
+    step: int
+    time: float  # seconds since 1970
+    values: dict[str, float]
+
+
+class MetricsLog:
+    """Appends rows to ``directory/metrics.jsonl`` and to ``directory/tensorboard/STAGE``.
+
+    Opening it repairs the end of a file that a killed run cut in the middle of a line. In a run of several processes
+    only one may open it.
+
+    Args:
+      directory: the run folder; made if absent.
+      tensorboard: whether to write TensorBoard events too.
+
+    Raises:
+      UserError: where the file cannot be written, or a line other than the last is damaged.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], tensorboard: bool = True) -> None:
+        self.directory = pathlib.Path(directory)
+        self._path = self.directory / FILE
+        self._tensorboard = tensorboard
+        self._writers: dict[str, SummaryWriter] = {}
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            rows = read_metrics(self.directory)
+            _replace(self._path, rows)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"metrics file {self._path} cannot be written ({error.strerror or error}); check the permissions of "
+                "the folder or pass another --workdir"
+            ) from error
+
+    def truncate(self, stage: str, step: int) -> int:
+        """Removes the rows of ``stage`` beyond ``step``, which a run resumed there is about to log again.
+
+        Call it before the first ``write`` of the stage. TensorBoard is told to forget the same steps.
+
+        Args:
+          stage: stage that is resumed; the rows of the others stay.
+          step: last step that the checkpoint holds, 0 where the stage starts anew; its own row stays.
+
+        Returns:
+          The number of rows removed.
+        """
+        rows = read_metrics(self.directory)
+        kept = [row for row in rows if row.stage != stage or row.step <= step]
+        if len(kept) < len(rows):
+            self._file.close()
+            _replace(self._path, kept)
+            self._file = self._path.open("a", encoding="utf-8")
+            if self._tensorboard:
+                self._close_writer(stage)
+                self._writers[stage] = self._writer(stage, purge_step=step + 1)
+        return len(rows) - len(kept)
+
+    def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one row and flushes it.
+
+        Args:
+          stage: stage of the recipe, such as "sft" or "rl".
+          step: steps of the stage done so far, this one included.
+          values: metric name to scalar: a Python number, or a numpy or jax scalar.
+
+        Raises:
+          UserError: for a metric called "stage", "step" or "time".
+        """
+        taken = [name for name in values if name in _RESERVED]
+        if taken:
+            raise UserError(
+                f"metric '{taken[0]}' has the name of a column of {FILE}; rename it, as in '{taken[0]}/all'"
+            )
+        row = Row(stage, int(step), time.time(), {name: float(value) for name, value in values.items()})
+        self._file.write(_encode(row))
+        self._file.flush()
+        if self._tensorboard:
+            writer = self._writers.get(stage) or self._writers.setdefault(stage, self._writer(stage))
+            for name, value in row.values.items():
+                if math.isfinite(value):
+                    writer.add_scalar(name, value, global_step=row.step, walltime=row.time)
+
+    def _writer(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
+        return SummaryWriter(
+            str(self.directory / "tensorboard" / stage), purge_step=purge_step, flush_secs=20, write_to_disk=True
+        )
+
+    def _close_writer(self, stage: str) -> None:
+        if stage in self._writers:
+            self._writers.pop(stage).close()
+
+    def close(self) -> None:
+        """Flushes and closes every file."""
+        self._file.close()
+        for stage in list(self._writers):
+            self._close_writer(stage)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_metrics(directory: str | os.PathLike[str]) -> list[Row]:
+    """Returns the rows of ``directory/metrics.jsonl`` in file order; none where the file does not exist.
+
+    A last line that was cut in the middle is dropped with a warning.
+
+    Raises:
+      UserError: where another line is damaged.
+    """
+    path = pathlib.Path(directory) / FILE
+    if not path.exists():
+        return []
+    # A cut may also fall inside a character of several bytes.
+    lines = path.read_bytes().splitlines()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(_decode(line))
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise UserError(
+                    f"{path} line {number} is not a row of metrics ({error}); remove that line and try again"
+                ) from error
+            _log.warning("%s line %d was cut in the middle of writing; it is dropped", path, number)
+    return rows
+
+
+def _encode(row: Row) -> str:
+    values = {name: value if math.isfinite(value) else _spell(value) for name, value in row.values.items()}
+    fields = {"stage": row.stage, "step": row.step, "time": round(row.time, 3), **values}
+    return json.dumps(fields, allow_nan=False) + "\n"
+
+
+def _spell(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _decode(line: bytes) -> Row:
+    fields = json.loads(line.decode("utf-8"))
+    stage, step, moment = (fields.pop(name) for name in _RESERVED)
+    return Row(stage, step, moment, {name: float(value) for name, value in fields.items()})
+
+
+def _replace(path: pathlib.Path, rows: list[Row]) -> None:
+    """Writes the whole file in one atomic move."""
+    draft = path.with_suffix(".jsonl.draft")
+    draft.write_text("".join(_encode(row) for row in rows), encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,268 @@
+"""The curves of a run as PNG files, drawn from ``metrics.jsonl`` alone: one picture a subject, and all in one overview.
+
+A subject whose metrics were never logged is left out.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from igpo_jax.training.metrics import Row, read_metrics
+
+# Okabe and Ito's palette, which stays apart under the common colour blindnesses.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_PERCENT = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """One picture: what it shows and from which rows."""
+
+    name: str  # file name without ".png"
+    title: str
+    ylabel: str
+    stage: str  # "sft", "rl" (every stage that is neither SFT nor evaluation) or "eval"
+    series: tuple[tuple[str, str], ...] = ()  # (regular expression of metric names, label; empty = the name itself)
+    scale: float = 1.0
+    stacked: bool = False
+    log: bool = False
+
+
+SUBJECTS = (
+    Subject("sft_loss", "SFT loss", "loss [nats per token]", "sft", (("loss", "loss"),)),
+    Subject("reward", "Reward of the batch that is learnt from", "mean reward", "rl", (("reward", "reward"),)),
+    Subject(
+        "training_accuracy",
+        "Plain samples during training, before any hint",
+        "correct [%]",
+        "rl",
+        (("pass_at_1", "correct"), ("no_answer", "without an answer")),
+        _PERCENT,
+    ),
+    Subject(
+        "all_wrong",
+        "Groups in which every sample is wrong",
+        "share of groups [%]",
+        "rl",
+        (("all_wrong_before", "before the second batch"), ("all_wrong_after", "after it")),
+        _PERCENT,
+    ),
+    Subject(
+        "rescue",
+        "What inpainting changes",
+        "count per step",
+        "rl",
+        (
+            ("all_wrong_groups", "all-wrong groups"),
+            ("rescued_groups", "rescued groups"),
+            ("replaced_rows", "replaced samples"),
+        ),
+    ),
+    Subject(
+        "entropy",
+        "Entropy of the tokens learnt from",
+        "entropy [nats]",
+        "rl",
+        (
+            ("entropy_generated", "generated"),
+            ("entropy_hint", "hint"),
+            ("entropy_hint_kept", "hint, after the entropy filter"),
+        ),
+    ),
+    Subject(
+        "clip_fraction",
+        "Clipped share",
+        "tokens [%]",
+        "rl",
+        (("clip_low", "below the range"), ("clip_high", "above the range")),
+        _PERCENT,
+    ),
+    Subject("kl", "KL to the reference", "KL estimate [nats]", "rl", (("kl", "KL"),)),
+    Subject("gradient_norm", "Gradient norm before the clip", "norm", "rl", (("grad_norm", "norm"),), log=True),
+    Subject("length", "Completion length", "tokens", "rl", (("completion_length", "up to the first EOS"),)),
+    Subject("evaluation", "Held-out questions", "pass@k [%]", "eval", ((r"pass_at_\d+", ""),), _PERCENT),
+    Subject("evaluation_length", "Completion length on held-out questions", "tokens", "eval", (("mean_length", ""),)),
+    Subject("time", "Time of a step by phase", "seconds", "rl", ((r".+_seconds", ""),), stacked=True),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Curve:
+    label: str
+    metric: str
+    x: np.ndarray  # (n,) steps, or the number of the evaluation
+    y: np.ndarray  # (n,) values, scaled
+
+
+def plot_run(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Draws ``directory/plots/SUBJECT.png`` for every subject that was logged, and ``overview.png`` with all of them.
+
+    Args:
+      directory: a run folder with ``metrics.jsonl``.
+
+    Returns:
+      The files written, the overview last; empty where nothing was logged.
+    """
+    rows = read_metrics(directory)
+    drawn = [(subject, curves) for subject in SUBJECTS if (curves := _curves(subject, rows))]
+    if not drawn:
+        return []
+    folder = pathlib.Path(directory) / "plots"
+    folder.mkdir(exist_ok=True)
+    written = []
+    for subject, curves in drawn:
+        figure = Figure(figsize=(7.0, 4.0), layout="constrained")
+        _draw(figure.add_subplot(), subject, curves, rows)
+        written.append(_save(figure, folder / f"{subject.name}.png", dpi=150))
+    columns = min(3, len(drawn))
+    lines = math.ceil(len(drawn) / columns)
+    figure = Figure(figsize=(5.2 * columns, 3.3 * lines), layout="constrained")
+    for place, (subject, curves) in enumerate(drawn, 1):
+        _draw(figure.add_subplot(lines, columns, place), subject, curves, rows)
+    written.append(_save(figure, folder / "overview.png", dpi=110))
+    return written
+
+
+def _save(figure: Figure, path: pathlib.Path, dpi: int) -> pathlib.Path:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=dpi)
+    return path
+
+
+def _kind(stage: str) -> str:
+    if stage == "eval" or stage.endswith("/eval"):
+        return "eval"
+    return stage if stage == "sft" else "rl"
+
+
+def _curves(subject: Subject, rows: Sequence[Row]) -> list[_Curve]:
+    """Every metric of the subject that has at least one finite value, one curve a stage."""
+    mine = [row for row in rows if _kind(row.stage) == subject.stage]
+    groups = {"": mine}
+    if subject.stage == "rl":
+        groups = {stage: [row for row in mine if row.stage == stage] for stage in dict.fromkeys(r.stage for r in mine)}
+    curves = []
+    for stage, members in groups.items():
+        for metric, label in _metrics(subject, members):
+            prefix = f"{stage}: " if len(groups) > 1 else ""
+            curves.append(_curve(prefix + label, metric, subject, members))
+    return [curve for curve in curves if np.isfinite(curve.y).any()]
+
+
+def _metrics(subject: Subject, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    found = []
+    for pattern, label in subject.series:
+        found += [(name, label or _readable(name)) for name in names if re.fullmatch(pattern, name)]
+    return found
+
+
+def _readable(metric: str) -> str:
+    if match := re.fullmatch(r"pass_at_(\d+)", metric):
+        return f"pass@{match[1]}"
+    return metric.removesuffix("_seconds").replace("_", " ")
+
+
+def _curve(label: str, metric: str, subject: Subject, rows: Sequence[Row]) -> _Curve:
+    # Evaluations of several stages share one axis, so they are numbered; each stage counts its own steps.
+    points = [
+        (number if subject.stage == "eval" else row.step, row.values[metric])
+        for number, row in enumerate(rows)
+        if metric in row.values
+    ]
+    x, y = np.array(points, float).T
+    return _Curve(label, metric, x, y * subject.scale)
+
+
+def _draw(axes: Axes, subject: Subject, curves: Sequence[_Curve], rows: Sequence[Row]) -> None:
+    if subject.stacked:
+        _stack(axes, curves)
+    else:
+        _lines(axes, curves)
+    if subject.stage == "eval":
+        _intervals(axes, [row for row in rows if _kind(row.stage) == "eval"], curves)
+        _label_evaluations(axes, [row for row in rows if _kind(row.stage) == "eval"])
+    else:
+        axes.set_xlabel("update" if subject.stage == "sft" else "step (one rollout)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    axes.set_title(subject.title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_ylabel(subject.ylabel)
+    if subject.log and all((curve.y[np.isfinite(curve.y)] > 0).all() for curve in curves):
+        axes.set_yscale("log")
+    elif subject.scale == _PERCENT:
+        axes.set_ylim(0, 100)
+    elif not subject.log:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=8.5)
+
+
+def _lines(axes: Axes, curves: Sequence[_Curve]) -> None:
+    """Few points as they are; many as a running mean over a faint trace."""
+    for curve, colour in zip(curves, _palette(len(curves)), strict=True):
+        smooth = running_mean(curve.y, max(1, len(curve.y) // 30))
+        if len(curve.y) > 30:
+            axes.plot(curve.x, curve.y, color=colour, alpha=0.25, linewidth=0.8)
+        marker = "o" if len(curve.y) <= 30 else ""
+        axes.plot(curve.x, smooth, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=curve.label)
+
+
+def _stack(axes: Axes, curves: Sequence[_Curve]) -> None:
+    x = np.unique(np.concatenate([curve.x for curve in curves]))
+    layers = np.zeros((len(curves), len(x)))
+    for layer, curve in zip(layers, curves, strict=True):
+        layer[np.searchsorted(x, curve.x)] = np.nan_to_num(curve.y)
+    axes.stackplot(x, layers, labels=[curve.label for curve in curves], colors=_palette(len(curves)), alpha=0.85)
+
+
+def _palette(count: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def _intervals(axes: Axes, rows: Sequence[Row], curves: Sequence[_Curve]) -> None:
+    """The 95% interval of pass@1 as a band, where it was logged."""
+    if not any(curve.metric == "pass_at_1" for curve in curves):
+        return
+    keys = ("pass_at_1_low", "pass_at_1_high")
+    points = [
+        (n, *(row.values[key] for key in keys)) for n, row in enumerate(rows) if all(k in row.values for k in keys)
+    ]
+    if points:
+        x, low, high = np.array(points, float).T
+        bars: Callable[..., object] = axes.vlines if len(x) < 3 else axes.fill_between
+        bars(x, low * _PERCENT, high * _PERCENT, color=_COLOURS[0], alpha=0.18, label="95% interval of pass@1")
+
+
+def _label_evaluations(axes: Axes, rows: Sequence[Row]) -> None:
+    every = max(1, math.ceil(len(rows) / 10))
+    axes.set_xticks(range(0, len(rows), every), [str(row.step) for row in rows[::every]])
+    axes.set_xlabel("evaluation, at this step of its stage")
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Returns the centred mean of up to ``window`` finite neighbours at every place, shorter at the ends.
+
+    Args:
+      values: (n,) floats; a NaN takes no part.
+      window: neighbours, 1 or more; NaN where none of them is finite.
+    """
+    half = window // 2
+    means = np.full(len(values), np.nan)
+    for i in range(len(values)):
+        near = values[max(0, i - half) : i + half + 1]
+        near = near[np.isfinite(near)]
+        if near.size:
+            means[i] = near.mean()
+    return means
