@@ -4,16 +4,22 @@ This module knows no concrete settings class. A field of a settings dataclass is
 its name, its type, its default and its comment; everything here is derived from that.
 """
 
+import ast
 import dataclasses
 import hashlib
+import inspect
+import io
 import json
 import math
+import textwrap
+import tokenize
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import ml_collections
+from ml_collections import config_dict
 
 from igpo_jax.errors import UserError, nearest
 
@@ -40,8 +46,18 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 def to_config_dict(settings: Any) -> ml_collections.ConfigDict:
     """Returns a settings dataclass as a locked, type-safe, nested ``ConfigDict``."""
-    config = ml_collections.ConfigDict(to_dict(settings), type_safe=True, convert_dict=True)
-    return config.lock()
+    return ml_collections.ConfigDict(_open_fields(to_dict(settings)), type_safe=True).lock()
+
+
+def _open_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Makes None a placeholder for a value of any type, which an override may then fill."""
+    opened = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            opened[name] = _open_fields(value)
+        else:
+            opened[name] = config_dict.placeholder(object) if value is None else value
+    return opened
 
 
 def from_config_dict(cls: type[T], config: Mapping[str, Any] | ml_collections.ConfigDict, path: str = "config") -> T:
@@ -122,6 +138,76 @@ def nearest_field(path: str, paths: list[str]) -> str:
     return nearest(path, same_name or paths)
 
 
+def type_name(kind: Any) -> str:
+    """Returns a type annotation of a field in words, as errors and tables show it."""
+    if typing.get_origin(kind) is tuple:
+        items = [item for item in typing.get_args(kind) if item is not Ellipsis]
+        return f"a tuple of {' and '.join(type_name(item) for item in items)}"
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join(type_name(choice) for choice in typing.get_args(kind))
+    return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def describe(cls: Any, prefix: str = "") -> str:
+    """Returns a Markdown table of every field of a settings dataclass: path, type, default and comment.
+
+    The comment is the ``#:`` or trailing ``#`` comment of the field's line, or the ``#:`` lines right above it.
+
+    Args:
+      cls: a settings dataclass, or an instance whose values count as the defaults.
+      prefix: put before every path, as in "config.".
+    """
+    lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for path, kind, value, comment in _documented(cls() if isinstance(cls, type) else cls, prefix):
+        cells = (f"`{path}`", _short_type(kind), f"`{value!r}`", comment)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _documented(settings: Any, prefix: str) -> Iterator[tuple[str, Any, Any, str]]:
+    comments, kinds = field_comments(type(settings)), _types(type(settings))
+    for name, kind in kinds.items():
+        value = getattr(settings, name)
+        if dataclasses.is_dataclass(value):
+            yield from _documented(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind, value, comments.get(name, "")
+
+
+def field_comments(cls: type) -> dict[str, str]:
+    """Returns the comment of every field that has one, read from the source of ``cls`` and its bases."""
+    comments: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        source = textwrap.dedent(inspect.getsource(base))
+        lines = source.splitlines()
+        notes = {
+            token.start[0]: token.string.lstrip("#: ").rstrip()
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT
+        }
+        for node in typing.cast(ast.ClassDef, ast.parse(source).body[0]).body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                comments[node.target.id] = _comment_of(node, lines, notes)
+    return {name: text for name, text in comments.items() if text}
+
+
+def _comment_of(node: ast.AnnAssign, lines: list[str], notes: dict[int, str]) -> str:
+    above: list[str] = []
+    number = node.lineno - 1
+    while number >= 1 and lines[number - 1].lstrip().startswith("#:"):
+        above.insert(0, notes[number])
+        number -= 1
+    # Lines are counted from 1; the comment of a field of several lines may stand on any of them.
+    own = [notes[n] for n in range(node.lineno, (node.end_lineno or node.lineno) + 1) if n in notes]
+    return " ".join(above + own)
+
+
+def _short_type(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+
+
 def _leaves(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in config:
         value = config[name]
@@ -157,15 +243,15 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         return float(value)
     # bool is a subclass of int, and neither stands for the other here.
     if kind not in _NAMES or not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{path} is {_found(value)}, expected {_expected(kind)}; give it as {_example(kind)}")
+        raise UserError(f"{path} is {_found(value)}, expected {type_name(kind)}; give it as {_example(kind)}")
     if kind is float and math.isnan(value):
-        raise UserError(f"{path} is nan, expected {_expected(kind)}; a setting must be a definite number")
+        raise UserError(f"{path} is nan, expected {type_name(kind)}; a setting must be a definite number")
     return value
 
 
 def _convert_tuple(kind: Any, value: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(value, tuple | list):
-        raise UserError(f"{path} is {_found(value)}, expected {_expected(kind)}; give it as {_example(kind)}")
+        raise UserError(f"{path} is {_found(value)}, expected {type_name(kind)}; give it as {_example(kind)}")
     items = typing.get_args(kind)
     if items[-1:] == (Ellipsis,):
         items = (items[0],) * len(value)
@@ -182,7 +268,7 @@ def _convert_union(kind: Any, value: Any, path: str) -> Any:
             return _convert(choice, value, path)
         except UserError:
             continue
-    raise UserError(f"{path} is {_found(value)}, expected {_expected(kind)}")
+    raise UserError(f"{path} is {_found(value)}, expected {type_name(kind)}")
 
 
 def _found(value: Any) -> str:
@@ -191,15 +277,6 @@ def _found(value: Any) -> str:
     if isinstance(value, Mapping | ml_collections.ConfigDict):
         return f"a section with the fields {', '.join(value)}"
     return f"{value!r} ({type(value).__name__})"
-
-
-def _expected(kind: Any) -> str:
-    if typing.get_origin(kind) is tuple:
-        items = [item for item in typing.get_args(kind) if item is not Ellipsis]
-        return f"a tuple of {' and '.join(_expected(item) for item in items)}"
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return " or ".join(_expected(choice) for choice in typing.get_args(kind))
-    return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _example(kind: Any) -> str:

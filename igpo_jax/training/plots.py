@@ -198,14 +198,14 @@ def _draw(axes: Axes, subject: Subject, curves: Sequence[_Curve], rows: Sequence
     axes.set_ylabel(subject.ylabel)
     if subject.log and all((curve.y[np.isfinite(curve.y)] > 0).all() for curve in curves):
         axes.set_yscale("log")
-    elif subject.scale == _PERCENT:
+    elif subject.scale == _PERCENT and axes.get_ylim()[1] > 30:
         axes.set_ylim(0, 100)
     elif not subject.log:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    if len(curves) > 1:
+    if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(frameon=False, fontsize=8.5)
 
 
