@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import logging
 import pathlib
 import re
 import sys
@@ -62,6 +63,7 @@ def run(
       SystemExit: always.
     """
     argv = list(sys.argv if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         values = _flag_values(define)
         if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
@@ -237,8 +239,8 @@ def _check_tuple(path: str, default: Any, text: str) -> None:
             ast.literal_eval(text)
         except (SyntaxError, ValueError):
             raise UserError(
-                f"--config.{path} is {text}, which is not a complete tuple; put it in double quotes and every text in it "
-                f"in single ones, as in --config.{path}=\"('a', 'b')\""
+                f"--config.{path} is {text}, which is not a complete tuple; put it in double quotes and each text in "
+                f"it in single ones, as in --config.{path}=\"('a', 'b')\""
             ) from None
 
 
