@@ -5,6 +5,7 @@ easy, a question of n steps needs n right steps in a row, and the chain length i
 """
 
 import dataclasses
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -92,6 +93,17 @@ def write_trace(problem: Problem) -> str:
     """Returns the worked solution: each operation with the number after it."""
     states = problem.states
     return " ; ".join(f"{verb} {amount} {state}" for (verb, amount), state in zip(problem.steps, states, strict=True))
+
+
+def every_word() -> list[Example]:
+    """Returns examples that together hold every word, digit and mark of the task; their sums are arbitrary."""
+    steps = tuple(zip(itertools.cycle(AMOUNTS), (*GAINS, *LOSSES), strict=False))
+    examples = []
+    for row, (person, things) in enumerate(zip(PEOPLE, itertools.cycle(OBJECTS), strict=False)):
+        problem = Problem(100 + 98 * row, tuple((verb, amount) for amount, verb in steps))
+        question = write_question(problem, person, things)
+        examples.append(Example(f"word-{row}", question, str(problem.states[-1]), write_trace(problem), "chain"))
+    return examples
 
 
 def verify(question: str, reasoning: str, answer: str) -> str | None:

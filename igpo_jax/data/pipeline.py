@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from igpo_jax.data.chain import every_word
 from igpo_jax.data.examples import Example
+from igpo_jax.data.settings import DataSettings
 from igpo_jax.data.templates import Template
 from igpo_jax.data.tokenizers import Tokenizer
 from igpo_jax.errors import UserError, check_choice
@@ -76,51 +78,32 @@ def encode_examples(
     Raises:
         UserError: a prompt or completion is too long under the rule ``error``, or no row is left.
     """
-    check_choice("long_prompts", long_prompts, ("error", "drop"))
-    check_choice("long_completions", long_completions, ("error", "drop", "keep"))
-    kept: list[tuple[Example, list[int], Trace]] = []
-    dropped: collections.Counter[str] = collections.Counter()
-    lengths: dict[str, list[int]] = {"prompt": [], "completion": []}
-    cut = 0
-    for example in examples:
-        prompt = tokenizer.encode_prompt(template.prompt(example.question))
-        trace = _trace(template.completion(example.reasoning, example.answer), tokenizer)
-        lengths["prompt"].append(len(prompt))
-        lengths["completion"].append(len(trace.tokens))
-        if len(prompt) > prompt_length:
-            _refuse(long_prompts, example, "prompt", len(prompt), prompt_length)
-            dropped["prompt_too_long"] += 1
-            continue
-        if len(trace.tokens) + 1 > completion_length:
-            _refuse(long_completions, example, "completion", len(trace.tokens) + 1, completion_length)
-            if long_completions == "drop":
-                dropped["completion_too_long"] += 1
-                continue
-            cut += 1
-        kept.append((example, prompt, trace))
+    sorter = _Sorter(template, tokenizer, prompt_length, completion_length, long_prompts, long_completions)
+    kept = [row for row in map(sorter.encode, examples) if row is not None]
     if not kept:
-        raise UserError(_nothing_left(len(examples), dropped, lengths, prompt_length, completion_length))
-    report = {
-        "template": template.name,
-        "template_hash": template.hash,
-        "chat_template": tokenizer.has_chat,
-        "vocab_size": tokenizer.vocab_size,
-        "rows": len(examples),
-        "kept": len(kept),
-        "dropped": dict(dropped),
-        "completions_cut": cut,
-        "prompt_length": prompt_length,
-        "completion_length": completion_length,
-        "prompt_tokens": length_statistics(lengths["prompt"]),
-        "completion_tokens": length_statistics(lengths["completion"]),
-    }
-    return _to_arrays(kept, tokenizer, prompt_length, completion_length, report)
+        raise UserError(sorter.why_nothing_is_left())
+    return _to_arrays(kept, tokenizer, prompt_length, completion_length, sorter.report(len(kept)))
+
+
+def tokenizer_texts(settings: DataSettings, examples: Sequence[Example], template: Template) -> list[str]:
+    """Returns the texts that a tokenizer is built from: prompts and completions of ``examples``.
+
+    The chain task gives every word it knows instead, so that its ids depend neither on the dials nor on the rows and
+    a model trained on short chains reads long ones.
+    """
+    sources = every_word() if settings.name == "chain" else examples
+    return [
+        text
+        for example in sources
+        for text in (template.prompt(example.question), template.completion(example.reasoning, example.answer))
+    ]
 
 
 def length_statistics(lengths: Sequence[int]) -> dict[str, float]:
     """Returns mean, median, 90th and 99th percentile and maximum of token counts (completions without EOS)."""
     values = np.asarray(lengths)
-    middle, high, highest = np.percentile(values, (50, 90, 99))
+    # "higher" names a length that occurs, so that a limit set to it keeps at least that share.
+    middle, high, highest = np.percentile(values, (50, 90, 99), method="higher")
     return {
         "mean": float(values.mean()),
         "p50": float(middle),
@@ -137,10 +120,13 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarr
     of its arguments only, so the step number is the whole state of the data.
 
     Raises:
-        UserError: there are no rows, or the batch is empty.
+        UserError: there are no rows, the batch is empty, or the step is negative.
     """
-    if count < 1 or batch_size < 1:
-        raise UserError(f"a batch of {batch_size} from {count} rows is not possible; both have to be at least 1")
+    if count < 1 or batch_size < 1 or step < 0:
+        raise UserError(
+            f"batch {step} of {batch_size} out of {count} rows does not exist; rows and batch size have to be at least"
+            " 1, the step at least 0"
+        )
     return np.asarray(_stream(count, batch_size, seed)[step], np.int64)
 
 
@@ -152,34 +138,84 @@ def _stream(count: int, batch_size: int, seed: int) -> Any:
     return grain.MapDataset.range(count).seed(seed).shuffle().repeat().batch(batch_size)
 
 
-def _trace(text: str, tokenizer: Tokenizer) -> Trace:
-    tokens, offsets = tokenizer.encode_with_offsets(text)
-    return Trace(text, tokens, offsets)
+_Row = tuple[Example, list[int], Trace]
 
 
-def _refuse(rule: str, example: Example, part: str, found: int, limit: int) -> None:
-    if rule == "error":
-        raise UserError(
-            f"the {part} of row {example.id} has {found} tokens, but {part}_length is {limit};"
-            f" raise {part}_length, or set long_{part}s to 'drop'"
+class _Sorter:
+    """Encodes one row after the other, and counts those that do not fit."""
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        prompt_length: int,
+        completion_length: int,
+        long_prompts: str,
+        long_completions: str,
+    ):
+        check_choice("long_prompts", long_prompts, ("error", "drop"))
+        check_choice("long_completions", long_completions, ("error", "drop", "keep"))
+        self.template, self.tokenizer = template, tokenizer
+        self.limits = {"prompt": prompt_length, "completion": completion_length}
+        self.rules = {"prompt": long_prompts, "completion": long_completions}
+        self.lengths: dict[str, list[int]] = {"prompt": [], "completion": []}
+        self.dropped: collections.Counter[str] = collections.Counter()
+        self.cut = 0
+
+    def encode(self, example: Example) -> _Row | None:
+        """Returns the row's tokens, or None where it is dropped."""
+        prompt = self.tokenizer.encode_prompt(self.template.prompt(example.question))
+        text = self.template.completion(example.reasoning, example.answer)
+        trace = Trace(text, *self.tokenizer.encode_with_offsets(text))
+        self.lengths["prompt"].append(len(prompt))
+        self.lengths["completion"].append(len(trace.tokens))
+        # One place of the completion belongs to the end token.
+        if self._drops(example, "prompt", len(prompt)) or self._drops(example, "completion", len(trace.tokens) + 1):
+            return None
+        return example, prompt, trace
+
+    def _drops(self, example: Example, part: str, found: int) -> bool:
+        if found <= self.limits[part]:
+            return False
+        if self.rules[part] == "error":
+            raise UserError(
+                f"the {part} of row {example.id} has {found} tokens, but {part}_length is {self.limits[part]};"
+                f" raise {part}_length, or set long_{part}s to 'drop'"
+            )
+        if self.rules[part] == "keep":
+            self.cut += 1
+            return False
+        self.dropped[f"{part}_too_long"] += 1
+        return True
+
+    def report(self, kept: int) -> dict[str, Any]:
+        return {
+            "template": self.template.name,
+            "template_hash": self.template.hash,
+            "chat_template": self.tokenizer.has_chat,
+            "vocab_size": self.tokenizer.vocab_size,
+            "rows": len(self.lengths["prompt"]),
+            "kept": kept,
+            "dropped": dict(self.dropped),
+            "completions_cut": self.cut,
+            **{f"{part}_length": limit for part, limit in self.limits.items()},
+            **{f"{part}_tokens": length_statistics(lengths) for part, lengths in self.lengths.items()},
+        }
+
+    def why_nothing_is_left(self) -> str:
+        if not self.lengths["prompt"]:
+            return "there are no rows to encode; check the split and the data report"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        shortest = {part: min(lengths) for part, lengths in self.lengths.items()}
+        return (
+            f"no row is left ({reasons}): the shortest prompt has {shortest['prompt']} tokens and the shortest"
+            f" completion {shortest['completion'] + 1}, but prompt_length is {self.limits['prompt']} and"
+            f" completion_length {self.limits['completion']}; raise them"
         )
 
 
-def _nothing_left(
-    rows: int, dropped: dict[str, int], lengths: dict[str, list[int]], prompt_length: int, completion_length: int
-) -> str:
-    if not rows:
-        return "there are no rows to encode; check the split and the data report"
-    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-    return (
-        f"none of {rows} rows is left ({reasons}): the shortest prompt has {min(lengths['prompt'])} tokens of"
-        f" {prompt_length}, the shortest completion {min(lengths['completion']) + 1} of {completion_length};"
-        " raise the lengths"
-    )
-
-
 def _to_arrays(
-    kept: Sequence[tuple[Example, list[int], Trace]],
+    kept: Sequence[_Row],
     tokenizer: Tokenizer,
     prompt_length: int,
     completion_length: int,

@@ -28,7 +28,7 @@ class DataSettings:
     on_missing_answer: str = "drop"
     #: A question found in two files: ``error``, or ``keep`` (counted) where the overlap is intended.
     on_shared_question: str = "error"
-    #: Seed of the chain task's questions.
+    #: Seed of the chain task's questions, and of the division of a file into splits.
     seed: int = 0
     #: Chain lengths (operations per question), dealt out in turn, so each length gets the same number of rows.
     sft_lengths: tuple[int, ...] = (1, 2, 3, 4)

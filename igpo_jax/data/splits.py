@@ -60,7 +60,7 @@ def open_split(settings: DataSettings, split: str, cache_dir: str | os.PathLike[
         UserError: a source file is missing or has a bad row, or the split does not exist or is empty.
     """
     cache = pathlib.Path(cache_dir)
-    builder = _built(settings, cache)
+    builder, checksums = _built(settings, cache)
     rows = {name: info.num_examples for name, info in builder.info.splits.items()}
     names = [name for name in (("sft", "rl") if split == "train" else (split,)) if rows.get(name)]
     if not names:
@@ -68,19 +68,19 @@ def open_split(settings: DataSettings, split: str, cache_dir: str | os.PathLike[
         raise UserError(
             f"the data set '{settings.name}' has no rows in split '{split}'; it has {found or 'none at all'}"
         )
-    report = {"rows": rows, **builder.info.metadata.get("report", {})}
+    report = {"data_set": settings.name, "sha256": checksums, "rows": rows, **builder.info.metadata["report"]}
     return Split([builder.as_data_source(name) for name in names], report)
 
 
-def _built(settings: DataSettings, cache: pathlib.Path) -> Any:
+def _built(settings: DataSettings, cache: pathlib.Path) -> tuple[Any, dict[str, str]]:
     with _quiet():
         from igpo_jax.data.builders import make_builder
 
-        builder = make_builder(settings, cache)
+        builder, checksums = make_builder(settings, cache)
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(cache / f".{settings.name}.lock"):
             builder.download_and_prepare()
-    return builder
+    return builder, checksums
 
 
 @contextlib.contextmanager

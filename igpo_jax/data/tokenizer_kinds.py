@@ -15,7 +15,8 @@ SPECIALS = (EOS, MASK)
 
 #: Number of byte-level tokens that every BPE vocabulary starts from.
 _BYTES = 256
-_WORD_PIECES = r"\n|\d|#+|[^\w\s#]"
+# Line ends, single digits, marks like "####", tags like "</answer>", commands like "\boxed", punctuation.
+_WORD_PIECES = r"\n|\d|#+|</?[a-z]+>|\\[a-z]+|[^\w\s]"
 # Contractions, words with the character before them, single digits, punctuation, line ends, blanks.
 _BPE_PIECES = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
@@ -23,8 +24,8 @@ _BPE_PIECES = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}
 def build_words(texts: Iterable[str]) -> Tokenizer:
     """Returns a tokenizer with one token per word, digit, punctuation mark and line end of ``texts``.
 
-    Blanks have no token: decoding puts one between tokens, except inside a number, before ``. , ? !`` and around a
-    line end. Texts written any other way do not survive the round trip, which `build_tokenizer` checks.
+    Blanks have no token: decoding puts one between tokens, except inside a number, before ``. , : ? ! }`` and around
+    ``{`` and line ends. Texts written any other way do not survive the round trip, which `build_tokenizer` checks.
     """
     splitter = pre_tokenizers.Sequence(
         [
@@ -38,7 +39,8 @@ def build_words(texts: Iterable[str]) -> Tokenizer:
             decoders.Replace(Regex("^"), " "),
             decoders.Fuse(),
             decoders.Replace(Regex(r"(?<=\d) (?=\d)"), ""),
-            decoders.Replace(Regex(r" (?=[.,?!])"), ""),
+            decoders.Replace(Regex(r" (?=[.,:?!}])"), ""),
+            decoders.Replace(Regex(r" ?\{ ?"), "{"),
             decoders.Replace(Regex(r" ?\n ?"), "\n"),
             decoders.Replace(Regex("^ "), ""),
         ]

@@ -126,7 +126,8 @@ def load_tokenizer(folder: str | os.PathLike[str], chat: str = "auto") -> Tokeni
     if not path.is_file():
         raise UserError(f"{path} is missing; a tokenizer folder holds tokenizer.json and tokenizer_config.json")
     try:
-        fast = _fast_class().from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        # A named class, not AutoTokenizer: it never looks at code that the folder brings along.
+        fast = _fast_class().from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
         raise UserError(f"{folder} does not hold a readable fast tokenizer ({error}); copy its files again") from error
     return Tokenizer(fast, str(folder), chat)
@@ -181,7 +182,13 @@ def _special_id(fast: Any, registered: int | None, name: str, role: str, source:
 
 
 def _render(fast: Any, turns: list[dict[str, str]]) -> str:
-    return fast.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    try:
+        return fast.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        # A template is a program from a file; it may fail in any way, a missing jinja2 included.
+        raise UserError(
+            f"the tokenizer's chat template cannot be applied ({error}); correct it, or set tokenizer.chat to 'never'"
+        ) from error
 
 
 def _knows_its_chat_tokens(fast: Any) -> bool:

@@ -1,8 +1,10 @@
 """What the three TFDS builders share: the features of a row and the key under which a built data set lies."""
 
+import abc
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,38 +12,50 @@ import tensorflow_datasets as tfds
 
 from igpo_jax.data.examples import Example
 from igpo_jax.data.settings import DataSettings
+from igpo_jax.data.sources import file_sha256
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
 
 
 @dataclasses.dataclass
 class SourceConfig(tfds.core.BuilderConfig):
-    """A TFDS config that carries our settings; its name is the key of the built data."""
+    """A TFDS config that carries our settings and source files; its name is the key of the built data."""
 
     settings: DataSettings = dataclasses.field(default_factory=DataSettings)
+    #: Path by role (`igpo_jax.data.sources.read_splits`); empty where nothing is read or the source is downloaded.
+    files: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
 
-def content_key(values: dict[str, Any]) -> str:
-    """Returns 16 hexadecimal digits that change with any of ``values``: a changed file or dial builds anew."""
-    text = json.dumps(values, sort_keys=True)
+def content_key(settings: DataSettings, checksums: dict[str, str]) -> str:
+    """Returns 16 hexadecimal digits that change with a dial or with a source file's content, not with its path."""
+    dials = {**dataclasses.asdict(settings), "path": ""}
+    text = json.dumps({"settings": dials, "files": checksums}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class ExampleBuilder(tfds.core.GeneratorBasedBuilder):
-    """A builder whose rows are `Example`; a subclass says in ``read_splits`` which rows each split has."""
+    """A builder whose rows are `Example`; a subclass names its source files and says which rows each split has."""
 
+    # Raise it whenever the same settings and files give other rows: it is part of the folder's name.
     VERSION = tfds.core.Version("1.0.0")
-    # Registering would add our names to TFDS's global list, where `chain` or `jsonl` may clash with others.
-    SKIP_REGISTERING = True
 
-    @property
-    def settings(self) -> DataSettings:
-        """The settings that this data set is built from."""
-        return self.builder_config.settings
+    def __init_subclass__(cls, **options: Any) -> None:
+        # Our names must not enter TFDS's global list, which has a gsm8k of its own.
+        super().__init_subclass__(skip_registration=True, **options)
 
-    def read_splits(self, download_manager: Any) -> dict[str, list[Example]]:
-        """Returns the rows of every split."""
-        raise TypeError(f"{type(self).__name__} must define read_splits")
+    @classmethod
+    def source_files(cls, settings: DataSettings) -> dict[str, pathlib.Path]:
+        """Returns the local files that the data set is built from, by role."""
+        return {}
+
+    @classmethod
+    def checksums(cls, settings: DataSettings) -> dict[str, str]:
+        """Returns the sha256 of every source, by role."""
+        return {role: file_sha256(path) for role, path in cls.source_files(settings).items()}
+
+    @abc.abstractmethod
+    def read_splits(self, download_manager: Any) -> tuple[dict[str, list[Example]], dict[str, Any]]:
+        """Returns the rows of every split, and a report of what was read and dropped."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS})
@@ -51,7 +65,9 @@ class ExampleBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, str]]]]:
-        return {split: self._generate_examples(rows) for split, rows in self.read_splits(dl_manager).items() if rows}
+        splits, report = self.read_splits(dl_manager)
+        self.info.metadata["report"] = report
+        return {split: self._generate_examples(rows) for split, rows in splits.items() if rows}
 
     def _generate_examples(self, rows: list[Example]) -> Iterator[tuple[int, dict[str, str]]]:
         for row, example in enumerate(rows):

@@ -10,6 +10,7 @@ from igpo_jax.data.examples import Example
 class Chain(ExampleBuilder):
     """Word problems over a three-digit number, made from a seed; every trace is recomputed while building."""
 
-    def read_splits(self, download_manager: Any) -> dict[str, list[Example]]:
+    def read_splits(self, download_manager: Any) -> tuple[dict[str, list[Example]], dict[str, Any]]:
         """Returns splits sft, rl and test; they share no question."""
-        return chain.generate(self.settings)
+        settings = self.builder_config.settings
+        return chain.generate(settings), {"seed": settings.seed}
