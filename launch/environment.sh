@@ -45,17 +45,22 @@ find_python() {
     fail "no Python that runs was found (tried: ${candidates[*]}); install Python 3.11 or newer or set IGPO_PYTHON to its path."
 }
 
-# Runs pip in the environment $1. Its words go to a log in which no package index is named.
+# Drops from pip's words what names a package index, by address or by folder.
+without_addresses() {
+    sed -E -e '/^(Looking in|WARNING: Location)/d' -e 's#[A-Za-z+]+://[^[:space:]]*#ADDRESS#g' \
+        -e "s/host='[^']*'/host=HOST/g" -e 's#^(Processing|Obtaining) .*/#\1 #'
+}
+
+# Runs pip in the environment $1.
 run_pip() {
     local venv=$1 log=$1/pip.log
     shift
-    if PIP_USER=0 "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@" 2>&1 |
-        sed -E -e 's#[A-Za-z+]+://[^[:space:]]*#ADDRESS#g' -e '/^Looking in/d' -e "s/host='[^']*'/host=HOST/g" >"$log"; then
+    if PIP_USER=0 "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@" 2>&1 | without_addresses >"$log"; then
         return
     fi
     if grep -qE 'No space left' "$log"; then
         fail "the disk is full: the environment needs about 2 GB under $venv."
-    elif grep -qE 'NewConnectionError|NameResolutionError|Failed to establish|ConnectTimeout|ReadTimeout|ProxyError|Connection(Reset)?Error|\(from versions: none\)' "$log"; then
+    elif grep -qE 'NewConnectionError|NameResolutionError|Failed to establish|ConnectTimeout|ReadTimeout|ProxyError|Connection(Reset)?Error' "$log"; then
         fail "the Python package index could not be reached (no network, or a proxy that pip has not been told about); try again once 'pip download pip' works. Details: $log"
     fi
     tail -n 5 "$log" >&2
