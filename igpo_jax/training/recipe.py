@@ -1,0 +1,76 @@
+"""The whole recipe: evaluate, SFT, evaluate, IGPO, evaluate, and the table at the end."""
+
+import json
+import pathlib
+
+import jax
+
+from igpo_jax.models import llada
+from igpo_jax.rewards.pool import JudgePool
+from igpo_jax.training import console, plots, stages
+from igpo_jax.training.run import Run, prepare
+from igpo_jax.training.run_settings import RunSettings
+
+HEADER = ("stage", "pass@1", "95% interval", "all wrong before", "after second batch", "time")
+
+
+def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> list[dict]:
+    """Runs every configured stage in ``workdir``, going on from where an earlier run stopped.
+
+    Args:
+      settings: the whole configuration.
+      workdir: the run directory.
+      judge: the worker pool, running.
+
+    Returns:
+      One row per evaluation, as stored in summary.json.
+    """
+    run, params = prepare(settings, workdir, judge)
+    with jax.set_mesh(run.mesh):
+        rows = [_evaluated(run, "start", params, None)]
+        if settings.sft.steps:
+            result = stages.run_sft(run, params)
+            params = result.params
+            rows.append(_evaluated(run, "sft", params, result))
+        if settings.rl.steps:
+            result = stages.run_rl(run, params)
+            rows.append(_evaluated(run, settings.name, result.params, result))
+    run.log.close()
+    (workdir / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+    pictures = plots.plot_run(workdir)
+    console.note(console.table([_cells(row) for row in rows], HEADER))
+    console.note(f"{len(pictures)} plots, rollouts, metrics and checkpoints are in {workdir}")
+    return rows
+
+
+def _evaluated(run: Run, stage: str, params: llada.Params, result: stages.StageResult | None) -> dict:
+    """The summary row of a stage; an evaluation that an earlier run stored is not repeated."""
+    stored = run.workdir / "evaluations" / f"{stage}.json"
+    if stored.exists():
+        return json.loads(stored.read_text())
+    scores = run.evaluate(params).metrics()
+    run.log.write("eval", 0 if stage == "start" else _last_step(run, stage), scores | {"after_stage": 1.0})
+    row = {"stage": stage, **scores, **(result.means if result else {}), "seconds": result.seconds if result else 0.0}
+    stored.parent.mkdir(exist_ok=True)
+    partial = stored.with_suffix(".partial")
+    partial.write_text(json.dumps(row, indent=2) + "\n")
+    partial.rename(stored)
+    console.note(f"{stage}: pass@1 {100 * row['pass_at_1']:.1f}% on {int(row['questions'])} questions")
+    return row
+
+
+def _last_step(run: Run, stage: str) -> int:
+    return run.settings.sft.steps if stage == "sft" else run.settings.rl.steps
+
+
+def _cells(row: dict) -> tuple[str, ...]:
+    """One line of the final table."""
+    before, after = row.get("all_wrong_before"), row.get("all_wrong_after")
+    return (
+        row["stage"],
+        f"{100 * row['pass_at_1']:.1f}%",
+        f"{100 * row['pass_at_1_low']:.1f} to {100 * row['pass_at_1_high']:.1f}",
+        "" if before is None else f"{100 * before:.0f}%",
+        "" if after is None else f"{100 * after:.0f}%",
+        console.format_duration(row["seconds"]),
+    )

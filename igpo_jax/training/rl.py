@@ -1,0 +1,138 @@
+"""The policy update: behaviour and reference scores once per rollout, then mu inner updates of the objective."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from igpo_jax.diffusion import likelihood
+from igpo_jax.errors import UserError
+from igpo_jax.models import llada
+from igpo_jax.models.lora import LoraSettings
+from igpo_jax.rl import objectives
+from igpo_jax.rl.batch import RolloutBatch, UpdateBatch
+from igpo_jax.rl.hints import HintSettings
+from igpo_jax.rl.objectives import Objective
+from igpo_jax.rl.rollout import RewardSettings, RolloutSettings
+from igpo_jax.training import accumulate
+from igpo_jax.training.optimizers import OptimizerSettings, global_norm
+from igpo_jax.training.state import TrainState, policy_of
+
+
+@dataclasses.dataclass(frozen=True)
+class RlSettings:
+    """IGPO; the defaults are the paper's."""
+
+    steps: int = 360  #: outer steps (rollouts); 0 skips the stage
+    inner_updates: int = 4  #: mu, updates per rollout
+    micro_batches: int = 1  #: parts that gradients are accumulated over
+    score_batches: int = 1  #: parts that the behaviour and reference passes are cut into
+    logprob_chunk: int = 64  #: completion positions projected onto the vocabulary at a time
+    save_rollouts_every: int = 10  #: outer steps between two files of saved rollouts; 0 saves none
+    rollout: RolloutSettings = RolloutSettings()  #: groups, second round, replacement
+    hints: HintSettings = HintSettings()  #: what is shown of the ground truth
+    rewards: RewardSettings = RewardSettings()  #: what a completion earns
+    objective: Objective = Objective()  #: ratio, clip, KL, filter, normalisation
+    lora: LoraSettings = LoraSettings()  #: rank 0 trains every parameter
+    optimizer: OptimizerSettings = OptimizerSettings()  #: AdamW and its schedule, counted in updates
+
+    def __post_init__(self) -> None:
+        """Raises UserError for counts that do not divide."""
+        if self.steps < 0 or self.inner_updates < 1 or self.micro_batches < 1 or self.score_batches < 1:
+            raise UserError("steps must be at least 0; inner_updates, micro_batches and score_batches at least 1")
+        for name in ("micro_batches", "score_batches"):
+            if self.rollout.rows % getattr(self, name):
+                raise UserError(
+                    f"{name} is {getattr(self, name)}, which does not divide the {self.rollout.rows} rows of a rollout"
+                )
+
+    @property
+    def updates(self) -> int:
+        """Updates in the whole stage, outer steps x inner updates."""
+        return self.steps * self.inner_updates
+
+
+def make_score(model: llada.Model, chunk: int, parts: int) -> Callable[[llada.Policy, RolloutBatch, Any], Any]:
+    """The jitted scoring pass: (policy, rollout, masked (B, C)) -> Scores of (B, C), in ``parts`` parts."""
+
+    def one(policy: llada.Policy, part: tuple[RolloutBatch, jax.Array]) -> likelihood.Scores:
+        batch, masked = part
+        return likelihood.score(
+            policy, model, batch.prompt_tokens, batch.prompt_mask, batch.completion_tokens, masked, chunk=chunk
+        )
+
+    def score(policy: llada.Policy, batch: RolloutBatch, masked: jax.Array) -> likelihood.Scores:
+        if parts == 1:
+            return one(policy, (batch, masked))
+        split = accumulate.split_micro_batches((batch, masked), parts)
+        scores = jax.lax.map(functools.partial(one, policy), split)
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), scores)
+
+    return jax.jit(score)
+
+
+def make_rl_step(
+    model: llada.Model, settings: RlSettings, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> Callable[[TrainState, UpdateBatch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted inner update: (state, batch) -> (new state, metrics); the state is donated."""
+
+    def loss(frozen: Any, trainable: Any, part: UpdateBatch) -> objectives.LossSums:
+        tokens = part.rollout.completion_tokens
+        scores = likelihood.score(
+            policy_of(trainable, frozen),
+            model,
+            part.rollout.prompt_tokens,
+            part.rollout.prompt_mask,
+            tokens,
+            jnp.ones_like(part.rollout.hint_mask),
+            chunk=settings.logprob_chunk,
+        )
+        return objectives.policy_loss(scores, part, settings.objective)
+
+    def step(state: TrainState, batch: UpdateBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        grads, value, metrics = accumulate.gradients(
+            functools.partial(loss, state.frozen), state.trainable, batch, settings.micro_batches
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        metrics |= {"loss": value, "grad_norm": global_norm(grads), "learning_rate": schedule(state.step)}
+        trainable = optax.apply_updates(state.trainable, updates)
+        return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_update_batch(objective: Objective) -> Callable[..., UpdateBatch]:
+    """The jitted assembly of what stays the same over the inner updates: log-probs, filter, KL weights."""
+
+    def assemble(
+        batch: RolloutBatch, old: likelihood.Scores, ref: likelihood.Scores, kl_weight: jax.Array
+    ) -> UpdateBatch:
+        kept = objectives.kept_tokens(old.entropy, batch.hint_mask, batch.completion_mask, objective)
+        return UpdateBatch(rollout=batch, old_logp=old.logp, ref_logp=ref.logp, kept=kept, kl_weight=kl_weight)
+
+    return jax.jit(assemble)
+
+
+def hint_gap(score: Callable, policy: llada.Policy, batch: RolloutBatch, masked_logp: np.ndarray) -> float:
+    """How much likelier the same generated tokens are with their hints in view than without (nats per token).
+
+    Args:
+      score: the jitted scoring pass.
+      policy: the behaviour policy.
+      batch: the rollout, on the mesh.
+      masked_logp: (B, C) float32, log-probs under full masking.
+
+    Returns:
+      Mean difference over generated tokens (up to the first EOS) of hinted rows; nan when no row holds hints.
+    """
+    hint = np.asarray(batch.hint_mask)
+    slots = ~hint & np.asarray(batch.completion_mask) & hint.any(axis=1, keepdims=True)
+    if not slots.any():
+        return float("nan")
+    with_hints = score(policy, batch, ~batch.hint_mask)
+    return float((np.asarray(with_hints.logp) - masked_logp)[slots].mean())

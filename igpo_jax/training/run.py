@@ -1,0 +1,194 @@
+"""What every stage of a run shares: where it writes, what it computes on, and the questions of each split."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from convert import hf
+from igpo_jax import settings as settings_lib
+from igpo_jax.data import pipeline, splits, templates, tokenizers
+from igpo_jax.errors import UserError
+from igpo_jax.models import llada
+from igpo_jax.parallel.mesh import make_mesh
+from igpo_jax.rewards.pool import JudgePool
+from igpo_jax.rl import sampling
+from igpo_jax.rl.questions import questions_of
+from igpo_jax.rl.rollout import Question
+from igpo_jax.training import console, evaluation
+from igpo_jax.training.metrics import MetricsLog
+from igpo_jax.training.run_settings import RunSettings
+
+
+@dataclasses.dataclass
+class Run:
+    """One run directory and everything its stages have in common."""
+
+    settings: RunSettings
+    workdir: pathlib.Path
+    mesh: jax.sharding.Mesh
+    model: llada.Model
+    tokenizer: tokenizers.Tokenizer
+    judge: JudgePool
+    log: MetricsLog
+    encoded: dict[str, pipeline.Encoded]  # by split: sft, rl, test
+    questions: dict[str, list[Question]]  # by split: rl, test
+
+    @property
+    def key(self) -> jax.Array:
+        """The root key that every draw on the device derives from."""
+        return jax.random.key(self.settings.seed)
+
+    def sampler_context(self, temperature: float, rows_per_program: int) -> sampling.SamplerContext:
+        """The run's sampler at a temperature of its own."""
+        sampler = dataclasses.replace(self.settings.sampler, temperature=temperature)
+        return sampling.SamplerContext(self.model, sampler, self.mesh, rows_per_program, self.settings.seed)
+
+    def evaluate(self, params: llada.Params) -> evaluation.Evaluation:
+        """Answers the held-out questions with plain parameters."""
+        how = self.settings.evaluation
+        policy = jax.jit(llada.cast, static_argnums=1)(llada.Policy(params=params), self.model)
+        context = self.sampler_context(how.temperature, how.rows_per_program)
+        asked = self.questions["test"][: how.questions or None]
+        return evaluation.evaluate(policy, asked, how.samples, context, self.tokenizer.decode, self.judge)
+
+
+def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> tuple[Run, llada.Params]:
+    """Builds data, tokenizer, mesh and starting parameters; stores config and tokenizer in the run directory.
+
+    Args:
+      settings: the whole configuration.
+      workdir: the run directory, made if missing.
+      judge: worker pool, running.
+
+    Returns:
+      The run and its starting parameters on the mesh.
+
+    Raises:
+      UserError: bad data, an unwritable directory, a checkpoint that disagrees with the tokenizer.
+    """
+    _writable(workdir)
+    mesh = make_mesh(settings.mesh)
+    examples = {split: splits.open_split(settings.data, split, workdir / "data") for split in _needed(settings)}
+    tokenizer = _tokenizer(settings, examples, workdir)
+    template = templates.get_template(settings.template)
+    encoded = {
+        split: pipeline.encode_examples(
+            rows,
+            template,
+            tokenizer,
+            settings.prompt_length,
+            settings.sampler.length,
+            long_prompts=settings.long_prompts,
+            long_completions="drop" if split == "sft" else "keep",
+        )
+        for split, rows in examples.items()
+    }
+    config, params = _model(settings, tokenizer, mesh)
+    run = Run(
+        settings=settings,
+        workdir=workdir,
+        mesh=mesh,
+        model=llada.Model(config, settings.compute),
+        tokenizer=tokenizer,
+        judge=judge,
+        log=MetricsLog(workdir),
+        encoded=encoded,
+        questions={
+            split: questions_of(encoded[split], settings.rl.hints) for split in ("rl", "test") if split in encoded
+        },
+    )
+    _store(run)
+    return run, params
+
+
+def _needed(settings: RunSettings) -> tuple[str, ...]:
+    """The splits that the configured stages read."""
+    return (*(("sft",) if settings.sft.steps else ()), *(("rl",) if settings.rl.steps else ()), "test")
+
+
+def _writable(workdir: pathlib.Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".write_test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); choose a folder that you may write to"
+        ) from error
+
+
+def _tokenizer(settings: RunSettings, examples: dict[str, Sequence], workdir: pathlib.Path) -> tokenizers.Tokenizer:
+    """The tokenizer of the run directory where there is one, else a new one, stored there."""
+    stored = workdir / "tokenizer"
+    if (stored / "tokenizer.json").exists():
+        return tokenizers.load_tokenizer(stored)
+    template = templates.get_template(settings.template)
+    rows = examples.get("sft") or examples.get("rl") or examples["test"]
+    texts = [
+        text for row in rows for text in (template.prompt(row.question), template.completion(row.reasoning, row.answer))
+    ]
+    tokenizer = tokenizers.build_tokenizer(settings.tokenizer, texts)
+    tokenizer.save(stored)
+    return tokenizer
+
+
+def _model(
+    settings: RunSettings, tokenizer: tokenizers.Tokenizer, mesh: jax.sharding.Mesh
+) -> tuple[llada.ModelConfig, llada.Params]:
+    """Configuration and starting parameters, sharded over the mesh."""
+    if settings.model.checkpoint:
+        config, params = hf.load_checkpoint(settings.model.checkpoint, "float32")
+        _agree(config, tokenizer, settings.model.checkpoint)
+        return config, jax.device_put(params, llada.shardings(config, mesh))
+    shape = settings.model
+    config = llada.ModelConfig(
+        d_model=shape.d_model,
+        n_layers=shape.n_layers,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_kv_heads,
+        mlp_hidden_size=shape.mlp_hidden_size,
+        rope_theta=shape.rope_theta,
+        vocab_size=tokenizer.vocab_size,
+        embedding_size=tokenizer.vocab_size,
+        max_sequence_length=settings.prompt_length + settings.sampler.length,
+        mask_token_id=tokenizer.mask_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+    make = jax.jit(llada.init, static_argnums=(1, 2), out_shardings=llada.shardings(config, mesh))
+    return config, make(jax.random.fold_in(jax.random.key(settings.seed), 0), config, jnp.float32)
+
+
+def _agree(config: llada.ModelConfig, tokenizer: tokenizers.Tokenizer, source: str) -> None:
+    """Raises UserError where the tokenizer's special ids are not the checkpoint's."""
+    pairs = {
+        "mask_token_id": (config.mask_token_id, tokenizer.mask_id),
+        "eos_token_id": (config.eos_token_id, tokenizer.eos_id),
+    }
+    for field, (wanted, found) in pairs.items():
+        if wanted != found:
+            raise UserError(
+                f"{source}/config.json has {field} {wanted}, but the tokenizer's is {found}; "
+                "use the tokenizer that belongs to the checkpoint"
+            )
+
+
+def _store(run: Run) -> None:
+    """Writes config.json, the model's configuration, the data report and the machine's facts."""
+    reports = {split: encoded.report for split, encoded in run.encoded.items()}
+    facts = {
+        "devices": jax.device_count(),
+        "platform": run.mesh.devices.flat[0].platform,
+        "jax": jax.__version__,
+        "template_hash": templates.get_template(run.settings.template).hash,
+    }
+    (run.workdir / "config.json").write_text(settings_lib.to_json(run.settings) + "\n")
+    (run.workdir / "model_config.json").write_text(json.dumps(run.model.config.to_hf(), indent=2) + "\n")
+    (run.workdir / "data_report.json").write_text(json.dumps(reports, indent=2) + "\n")
+    (run.workdir / "environment.json").write_text(json.dumps(facts, indent=2) + "\n")
+    console.note(f"{facts['devices']} {facts['platform']} devices, {run.workdir}")

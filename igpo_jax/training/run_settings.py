@@ -1,0 +1,76 @@
+"""The settings of a whole run: every field that a config file or ``--config.…`` can set, declared once."""
+
+import dataclasses
+
+from igpo_jax.data.settings import DataSettings
+from igpo_jax.data.templates import TEMPLATES
+from igpo_jax.data.tokenizers import TokenizerSettings
+from igpo_jax.diffusion.sampler import Sampler
+from igpo_jax.errors import UserError, check_choice
+from igpo_jax.models.config import Compute
+from igpo_jax.parallel.mesh import MeshSettings
+from igpo_jax.rewards.pool import JudgeSettings
+from igpo_jax.training.checkpoints import CheckpointSettings
+from igpo_jax.training.evaluation import EvaluationSettings
+from igpo_jax.training.rl import RlSettings
+from igpo_jax.training.sft import SftSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Where the parameters come from: a checkpoint, or a fresh model of the given shape."""
+
+    checkpoint: str = ""  #: folder with a LLaDA checkpoint in Hugging Face layout; empty starts from scratch
+    d_model: int = 64  #: width of the residual stream (from scratch)
+    n_layers: int = 3  #: transformer blocks (from scratch)
+    n_heads: int = 4  #: query heads (from scratch)
+    n_kv_heads: int = 4  #: key and value heads (from scratch)
+    mlp_hidden_size: int = 192  #: columns of the gate and up projections (from scratch)
+    rope_theta: float = 10000.0  #: base of the rotary frequencies (from scratch)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """SFT, then IGPO, with an evaluation before and after each stage."""
+
+    name: str = "igpo"  #: name of the RL stage in metrics, checkpoints and the final table
+    seed: int = 0  #: every draw of the run derives from it
+    prompt_length: int = 256  #: longest prompt in tokens
+    long_prompts: str = "error"  #: a prompt that does not fit: error, or drop it and count it
+    template: str = "plain"  #: how a question becomes a prompt and a trace a completion
+    cpu_devices: int = 0  #: virtual devices on CPU; 0 takes the most, up to the usable cores, that divide every batch
+    model: ModelSettings = ModelSettings()
+    compute: Compute = Compute()
+    mesh: MeshSettings = MeshSettings()
+    data: DataSettings = DataSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    sampler: Sampler = Sampler()
+    sft: SftSettings = SftSettings()
+    rl: RlSettings = RlSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    judge: JudgeSettings = JudgeSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a name that is no folder name, an unknown template or an impossible length."""
+        check_choice("template", self.template, TEMPLATES)
+        check_choice("long_prompts", self.long_prompts, ("error", "drop"))
+        if not self.name.replace("_", "").replace("-", "").isalnum() or self.name in ("sft", "eval"):
+            raise UserError(
+                f"name is '{self.name}', expected letters, digits, '-' and '_', and neither 'sft' nor 'eval'"
+            )
+        if self.prompt_length < 1:
+            raise UserError(f"prompt_length is {self.prompt_length}, expected at least 1 token")
+        if self.rl.steps and self.rl.hints.answer_room >= self.sampler.length:
+            raise UserError(
+                f"rl.hints.answer_room is {self.rl.hints.answer_room}, which leaves no place for hints in "
+                f"sampler.length {self.sampler.length}; lower it"
+            )
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Every number of rows that a compiled program sees at once, for choosing the virtual devices."""
+        sft = (self.sft.batch_size // self.sft.micro_batches,) if self.sft.steps else ()
+        rows = self.rl.rollout.rows
+        rl = (rows // self.rl.micro_batches, rows // self.rl.score_batches, self.rl.rollout.rows_per_program)
+        return (*sft, *(rl if self.rl.steps else ()), self.evaluation.rows_per_program)
