@@ -33,8 +33,8 @@ _OVERRIDE = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]+)(?P<value>=.*)?", 
 class Command:
     """What the command line said."""
 
-    config: ml_collections.ConfigDict | None  # with the overrides applied; None without --config
-    workdir: pathlib.Path | None  # None without --workdir
+    config: ml_collections.ConfigDict  # with the overrides applied; empty without --config
+    workdir: pathlib.Path  # the current folder without --workdir
     config_file: str  # what --config was given, as in "configs/quickstart.py:grpo"
     overrides: dict[str, Any]  # dotted path to value, in the order given
     flags: flags.FlagValues  # the command's own flags, as in command.flags.checkpoint
@@ -98,10 +98,9 @@ def parse(argv: Sequence[str], values: flags.FlagValues, requires: Sequence[str]
     file: str = values["config"].value or ""
     if overrides and not file:
         raise UserError(f"{overrides[0]} changes a config, but there is none; pass --config={_EXAMPLES['config']}")
-    config = load_config(file) if file else None
-    applied = _override(config, [argv[0], *overrides]) if config is not None else {}
-    workdir = pathlib.Path(values["workdir"].value) if values["workdir"].value else None
-    return Command(config, workdir, file, applied, values)
+    config = load_config(file) if file else ml_collections.ConfigDict().lock()
+    applied = _override(config, [argv[0], *overrides])
+    return Command(config, pathlib.Path(values["workdir"].value or ""), file, applied, values)
 
 
 _EXAMPLES = {"config": "configs/quickstart.py:igpo", "workdir": "runs/first"}
@@ -185,6 +184,8 @@ def _load_module(path: pathlib.Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"--config names the file {path}, expected a Python file whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses that a config file declares look their module up by name.
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except UserError:
