@@ -1,10 +1,12 @@
 """The arrays that leave a rollout: from here on nothing in an update knows about text."""
 
+from typing import Any
+
 import flax.struct
-import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
+#: A jax.Array on the devices, or a numpy array on the host.
+Array = Any
 
 
 @flax.struct.dataclass

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 
@@ -14,7 +15,7 @@ from igpo_jax.training.run_settings import RunSettings
 HEADER = ("stage", "pass@1", "95% interval", "all wrong before", "after second batch", "time")
 
 
-def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> list[dict]:
+def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> list[dict[str, Any]]:
     """Runs every configured stage in ``workdir``, going on from where an earlier run stopped.
 
     Args:
@@ -43,14 +44,19 @@ def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> lis
     return rows
 
 
-def _evaluated(run: Run, stage: str, params: llada.Params, result: stages.StageResult | None) -> dict:
+def _evaluated(run: Run, stage: str, params: llada.Params, result: stages.StageResult | None) -> dict[str, Any]:
     """The summary row of a stage; an evaluation that an earlier run stored is not repeated."""
     stored = run.workdir / "evaluations" / f"{stage}.json"
     if stored.exists():
         return json.loads(stored.read_text())
     scores = run.evaluate(params).metrics()
     run.log.write("eval", 0 if stage == "start" else _last_step(run, stage), scores | {"after_stage": 1.0})
-    row = {"stage": stage, **scores, **(result.means if result else {}), "seconds": result.seconds if result else 0.0}
+    row: dict[str, Any] = {
+        "stage": stage,
+        **scores,
+        **(result.means if result else {}),
+        "seconds": result.seconds if result else 0.0,
+    }
     stored.parent.mkdir(exist_ok=True)
     partial = stored.with_suffix(".partial")
     partial.write_text(json.dumps(row, indent=2) + "\n")
@@ -63,7 +69,7 @@ def _last_step(run: Run, stage: str) -> int:
     return run.settings.sft.steps if stage == "sft" else run.settings.rl.steps
 
 
-def _cells(row: dict) -> tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     """One line of the final table."""
     before, after = row.get("all_wrong_before"), row.get("all_wrong_after")
     return (

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from convert import hf
 from igpo_jax import settings as settings_lib
 from igpo_jax.data import pipeline, splits, templates, tokenizers
+from igpo_jax.data.examples import Example
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
 from igpo_jax.parallel.mesh import make_mesh
@@ -122,7 +123,9 @@ def _writable(workdir: pathlib.Path) -> None:
         ) from error
 
 
-def _tokenizer(settings: RunSettings, examples: dict[str, Sequence], workdir: pathlib.Path) -> tokenizers.Tokenizer:
+def _tokenizer(
+    settings: RunSettings, examples: Mapping[str, Sequence[Example]], workdir: pathlib.Path
+) -> tokenizers.Tokenizer:
     """The tokenizer of the run directory where there is one, else a new one, stored there."""
     stored = workdir / "tokenizer"
     if (stored / "tokenizer.json").exists():

@@ -114,6 +114,6 @@ def make_sft_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         metrics |= {"loss": value, "grad_norm": global_norm(grads), "learning_rate": schedule(state.step)}
         trainable = optax.apply_updates(state.trainable, updates)
-        return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
+        return dataclasses.replace(state, step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)

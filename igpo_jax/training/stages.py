@@ -42,12 +42,12 @@ class _Saved:
 
     def restore(self, state: TrainState) -> tuple[int, TrainState]:
         """The step and state to go on from: the newest good checkpoint, or ``state`` itself."""
-        found = self._checkpoints.restore(_abstract(state.replace(frozen=None)))
+        found = self._checkpoints.restore(_abstract(dataclasses.replace(state, frozen=None)))
         if found is None:
             return 0, state
         step, restored, extra = found
         self.seconds, self.sums = extra["seconds"], extra["sums"]
-        return step, restored.replace(frozen=state.frozen)
+        return step, dataclasses.replace(restored, frozen=state.frozen)
 
     def add(self, values: dict[str, float]) -> None:
         """Adds to the sums that the final table's means are made of."""
@@ -61,7 +61,7 @@ class _Saved:
     def save(self, step: int, state: TrainState, metric: float | None) -> None:
         """Saves where the schedule says so, and at the last step."""
         extra = {"seconds": self.elapsed(), "sums": self.sums}
-        self._checkpoints.save(step, state.replace(frozen=None), extra, metric, force=step == self._total)
+        self._checkpoints.save(step, dataclasses.replace(state, frozen=None), extra, metric, force=step == self._total)
 
     def close(self) -> None:
         """Waits for what is still being written."""

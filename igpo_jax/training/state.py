@@ -62,7 +62,7 @@ def create(
       mesh: where everything is born, sharded.
     """
     if settings.rank:
-        shardings = lora.adapter_shardings(settings, config, mesh)
+        shardings: Any = lora.adapter_shardings(settings, config, mesh)
         make = jax.jit(functools.partial(lora.init_adapters, settings=settings, config=config), out_shardings=shardings)
         trainable, frozen = make(key), params
     else:
