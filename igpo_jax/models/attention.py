@@ -49,18 +49,22 @@ def _choose() -> str:
     return "xla"
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def _xla_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None) -> jax.Array:
     batch, length, heads, width = q.shape
     kv_heads = k.shape[2]
-    grouped = q.reshape(batch, length, kv_heads, heads // kv_heads, width)
-    precision = exact(q.dtype)
-    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, precision=precision, preferred_element_type=jnp.float32)
-    scores *= width**-0.5
+    # The query heads that share a KV head become more queries of that head: (B, K, G T, hd).
+    q = jnp.moveaxis(q.reshape(batch, length, kv_heads, -1, width), 1, 3).reshape(batch, kv_heads, -1, width)
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    wide = {"precision": exact(q.dtype), "preferred_element_type": jnp.float32}
+    scores = jnp.einsum("bkqd,bksd->bkqs", q, k, **wide) * width**-0.5
     if valid is not None:
-        scores = jnp.where(valid[:, None, None, None, :], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    joined = jnp.einsum("bkgts,bskd->btkgd", weights, v, precision=precision, preferred_element_type=q.dtype)
-    return joined.reshape(q.shape)
+        scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    # Softmax in float32, divided after the product with the values: that array is smaller than the scores.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    mixed = jnp.einsum("bkqs,bksd->bkqd", weights.astype(v.dtype), v, **wide)
+    joined = (mixed / jnp.sum(weights, axis=-1, keepdims=True)).astype(v.dtype)
+    return jnp.moveaxis(joined.reshape(batch, kv_heads, -1, length, width), 3, 1).reshape(batch, length, heads, width)
 
 
 _IMPLEMENTATIONS: dict[str, _Attend] = {"xla": _xla_attention}

@@ -52,7 +52,7 @@ def make_mesh(settings: MeshSettings | None = None, devices: Sequence[jax.Device
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
         found = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
         raise UserError(
-            f"mesh ({found}) needs a multiple of {fixed} devices but {len(devices)} are there; "
+            f"mesh ({found}) needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices but found {len(devices)}; "
             "set one axis to -1 or choose sizes whose product is the device count"
         )
     shape = tuple(len(devices) // fixed if size == -1 else size for size in sizes)

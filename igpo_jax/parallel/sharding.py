@@ -129,6 +129,27 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
+def micro_batches(tree: Any, count: int) -> Any:
+    """Arrays (B, ...) as (count, B / count, ...) for a scan over micro-batches; row r goes to micro-batch r % count.
+
+    Dealing the rows out in turn keeps every row on its device, and leaves the leading axis unsplit, as a scan needs.
+
+    Raises:
+      UserError: ``count`` does not divide the rows.
+    """
+
+    def deal(leaf: jax.Array) -> jax.Array:
+        if leaf.shape[0] % count:
+            raise UserError(
+                f"a batch of {leaf.shape[0]} rows does not divide into {count} micro-batches; "
+                "choose a number of micro-batches that divides the batch size"
+            )
+        dealt = leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:])
+        return constrain(jnp.swapaxes(dealt, 0, 1), (None, "batch", *[None] * (leaf.ndim - 1)))
+
+    return jax.tree.map(deal, tree)
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Every leaf of ``tree`` (arrays, host or device) copied to all devices of ``mesh``."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

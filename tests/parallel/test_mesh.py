@@ -1,0 +1,75 @@
+import jax
+import pytest
+from jax.sharding import AxisType
+
+from igpo_jax.errors import UserError
+from igpo_jax.parallel import mesh as mesh_lib
+from igpo_jax.parallel.mesh import MeshSettings, cpu_device_count, make_mesh, usable_cores
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        (MeshSettings(), (8, 1, 1)),
+        (MeshSettings(data=1, fsdp=-1), (1, 8, 1)),
+        (MeshSettings(2, 2, 2), (2, 2, 2)),
+        (MeshSettings(tensor=2), (4, 1, 2)),
+    ],
+)
+def test_mesh_shapes_and_explicit_axes(settings, shape):
+    mesh = make_mesh(settings)
+    assert tuple(mesh.shape.values()) == shape
+    assert mesh.axis_names == mesh_lib.AXES
+    assert set(mesh.axis_types) == {AxisType.Explicit}
+
+
+def test_mesh_on_some_devices():
+    mesh = make_mesh(MeshSettings(fsdp=2), jax.devices()[:4])
+    assert tuple(mesh.shape.values()) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("settings", [MeshSettings(fsdp=3), MeshSettings(2, 2, 1), MeshSettings(16, 1, 1)])
+def test_mesh_that_does_not_fit_names_both_numbers(settings):
+    with pytest.raises(UserError, match=r"devices but found 8;"):
+        make_mesh(settings)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 0}, {"fsdp": -2}, {"data": -1, "fsdp": -1}])
+def test_impossible_sizes_are_refused(sizes):
+    with pytest.raises(UserError, match=r"mesh"):
+        MeshSettings(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("batches", "cores", "count"),
+    [([64, 32], 4, 4), ([64, 6], 4, 2), ([7], 4, 1), ([6], 4, 3), ([48, 64], 20, 16), ([], 4, 1), ([8], 1, 1)],
+)
+def test_cpu_device_count_divides_every_batch(batches, cores, count):
+    assert cpu_device_count(batches, cores) == count
+
+
+def test_usable_cores_honours_either_kind_of_quota(tmp_path, monkeypatch):
+    monkeypatch.setattr(mesh_lib, "_CGROUP", tmp_path)
+    monkeypatch.setattr(mesh_lib.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert usable_cores() == 16
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("600000\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cores() == 6
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert usable_cores() == 2
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cores() == 16
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert usable_cores() == 1
+
+
+def test_cpu_devices_cannot_change_after_the_start():
+    jax.devices()
+    mesh_lib.force_cpu_devices(8)
+    with pytest.raises(UserError, match=r"already runs with 8"):
+        mesh_lib.force_cpu_devices(3)
+
+
+def test_platform_of_a_mesh():
+    assert mesh_lib.mesh_platform(make_mesh()) == "cpu"
