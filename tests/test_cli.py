@@ -12,6 +12,8 @@ from igpo_jax import cli
 ROOT = pathlib.Path(__file__).parents[1]
 
 CONFIG = """
+from __future__ import annotations
+
 import dataclasses
 from igpo_jax import settings
 from igpo_jax.errors import UserError
@@ -166,7 +168,7 @@ def refused(tmp_path, monkeypatch, capsys):
         (["--config=fixed.py:fast"], ["fixed.py takes no variant", "fixed.py:fast"]),
         (["--config=fixed.py"], ["returned int", "settings dataclass"]),
         (["--config=toy.py:refused"], ["variant 'refused' is not known; use 'igpo'"]),
-        (["--config=toy.py:broken"], ["toy.py failed at line 28", "KeyError"]),
+        (["--config=toy.py:broken"], ["toy.py failed at line 29", "KeyError"]),
         (["--config=toy.py:wrong"], ["returned int"]),
     ],
 )
