@@ -148,7 +148,7 @@ class _PlainLoop:
             self._margin(noisy)
             found.append((self._confidence(logits[cell], choice, step, row, offset), -cell, choice))
         found.sort(reverse=True)
-        if count < len(found):
+        if count < len(found) and found[count][0] > -np.inf:
             self.gap = min(self.gap, found[count - 1][0] - found[count][0])
         for _, cell, choice in found[:count]:
             self.canvas[row, -cell] = choice
@@ -160,13 +160,14 @@ class _PlainLoop:
         self.gap = min(self.gap, best - second)
 
     def _confidence(self, logits, choice, step, row, offset):
+        """The logarithm of the probability: the order is the same, and margins below rounding show everywhere."""
         if self.sampler.selection == "random":
             return self.uniforms[step, row, offset]
         if self.sampler.suppress_eos_confidence:
             logits = logits.copy()
             logits[self.eos] = -np.inf
-        weights = np.exp(logits - logits.max())
-        return weights[choice] / weights.sum()
+        highest = logits.max()
+        return logits[choice] - highest - np.log(np.exp(logits - highest).sum())
 
     def _exit(self, cells, open_before):
         done = np.array([all(row[c] == self.eos for c in cells) for row in self.canvas])

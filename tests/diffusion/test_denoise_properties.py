@@ -96,23 +96,28 @@ def padded(prompt, width, side):
     return tokens, valid
 
 
+@jax.jit(static_argnames="model")
+def canvas_logits(policy, model, row):
+    hidden = llada.forward(policy, model, row.tokens, positions=row.positions, valid=row.valid)
+    return llada.head_logits(policy, model, hidden[:1, :12])
+
+
 def test_a_result_does_not_depend_on_padding_or_neighbours(small):
     """The same prompt alone, padded on the left, on the right, and beside a longer one."""
     policy, model = small
     rng = np.random.default_rng(9)
     prompt, longer = rng.integers(0, 38, 4).astype(np.int32), rng.integers(0, 38, 9).astype(np.int32)
     canvas = rng.integers(0, 40, (1, 12)).astype(np.int32)
-    settings = [([padded(prompt, 4, "left")], 4)]
-    settings += [([padded(prompt, 9, side)], 9) for side in ("left", "right")]
-    settings += [([padded(prompt, 9, side), padded(longer, 9, "left")], 9) for side in ("left", "right")]
+    settings = [[padded(prompt, 4, "left")]]
+    settings += [[padded(prompt, 9, side)] for side in ("left", "right")]
+    settings += [[padded(prompt, 9, side), padded(longer, 9, "left")] for side in ("left", "right")]
     results = []
-    for rows, _ in settings:
+    for rows in settings:
         tokens, valid = (np.stack(column) for column in zip(*rows, strict=True))
         one = noise.KeyNoise(noise.row_keys(jax.random.key(2), "x", 0, np.arange(len(rows))))
         out = denoise.denoise(policy, model, SAMPLER, tokens, valid, one)
         row = canvas_first(jnp.asarray(tokens), jnp.asarray(valid), jnp.repeat(canvas, len(rows), 0))
-        hidden = llada.forward(policy, model, row.tokens, positions=row.positions, valid=row.valid)
-        results.append((np.asarray(out.tokens)[0], np.asarray(llada.head_logits(policy, model, hidden[:1, :12]))))
+        results.append((np.asarray(out.tokens)[0], np.asarray(canvas_logits(policy, model, row))))
     for tokens, logits in results[1:]:
         np.testing.assert_array_equal(tokens, results[0][0])
         np.testing.assert_allclose(logits, results[0][1], atol=1e-5, rtol=0)
