@@ -114,8 +114,12 @@ class MetricsLog:
                     writer.add_scalar(name, value, global_step=row.step, walltime=row.time)
 
     def _writer(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
+        # Files are otherwise named by the second, and a quick restart would write over the one before.
         return SummaryWriter(
-            str(self.directory / "tensorboard" / stage), purge_step=purge_step, flush_secs=20, write_to_disk=True
+            str(self.directory / "tensorboard" / stage),
+            purge_step=purge_step,
+            flush_secs=20,
+            filename_suffix=f".{time.time_ns()}",
         )
 
     def _close_writer(self, stage: str) -> None:
