@@ -95,6 +95,11 @@ def write_trace(problem: Problem) -> str:
     return " ; ".join(f"{verb} {amount} {state}" for (verb, amount), state in zip(problem.steps, states, strict=True))
 
 
+def chain_length(example: Example) -> int:
+    """Returns the number of operations of a chain example."""
+    return example.reasoning.count(" ; ") + 1
+
+
 def every_word() -> list[Example]:
     """Returns examples that together hold every word, digit and mark of the task; their sums are arbitrary."""
     steps = tuple(zip(itertools.cycle(AMOUNTS), (*GAINS, *LOSSES), strict=False))

@@ -76,9 +76,10 @@ def _built(settings: DataSettings, cache: pathlib.Path) -> tuple[Any, dict[str, 
     with _quiet():
         from igpo_jax.data.builders import make_builder
 
-        builder, checksums = make_builder(settings, cache)
         cache.mkdir(parents=True, exist_ok=True)
+        # A builder looks for finished data once, when it is made: before the lock it would miss another run's.
         with _lock(cache / f".{settings.name}.lock"):
+            builder, checksums = make_builder(settings, cache)
             builder.download_and_prepare()
     return builder, checksums
 
