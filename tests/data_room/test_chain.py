@@ -19,9 +19,9 @@ def splits():
 def recompute(question):
     """The answer by a reading of the question that shares no line with the library."""
     state = int(re.search(r"has (\d+)", question).group(1))
-    for verb, words in re.findall(r"(?:She|He) (\w+) (one hundred|ten|one)\.", question):
-        step = {"one hundred": 100, "ten": 10, "one": 1}[words]
-        state += step if verb in ("finds", "buys", "wins", "gets") else -step
+    for verb, words in re.findall(r"(?:she|he) (\w+) a (hundred|ten|one)\.", question):
+        step = {"hundred": 100, "ten": 10, "one": 1}[words]
+        state += step if verb in ("finds", "earns", "wins", "gets") else -step
     return state
 
 
