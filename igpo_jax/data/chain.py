@@ -1,7 +1,9 @@
-"""The quickstart task: word problems over a three-digit number that is changed by 1, 10 or 100 at a time.
+"""The quickstart task: word problems about money, in notes of 1, 10 and 100.
 
 No operation ever carries: one digit changes by one and stays a digit (the hundreds stay 1 to 9). So each step is
-easy, a question of n steps needs n right steps in a row, and the chain length is the dial of difficulty.
+easy, a question of n steps needs n right steps in a row, and the chain length is the dial of difficulty. A sentence
+of the question and a line of the trace have six words and digits each: with equal strides a small model learns in a
+few hundred updates which number a step starts from (with unequal ones it takes about twice as many).
 """
 
 import dataclasses
@@ -15,21 +17,21 @@ from igpo_jax.data.settings import DataSettings
 from igpo_jax.errors import UserError
 
 PEOPLE = {
-    "Mia": "She",
-    "Ana": "She",
-    "Zoe": "She",
-    "Eva": "She",
-    "Ida": "She",
-    "Leo": "He",
-    "Sam": "He",
-    "Ben": "He",
-    "Max": "He",
-    "Tom": "He",
+    "Mia": "she",
+    "Ana": "she",
+    "Zoe": "she",
+    "Eva": "she",
+    "Ida": "she",
+    "Leo": "he",
+    "Sam": "he",
+    "Ben": "he",
+    "Max": "he",
+    "Tom": "he",
 }
-OBJECTS = ("shells", "coins", "cards", "beads", "stamps", "pens", "keys", "nuts")
-GAINS = ("finds", "buys", "wins", "gets")
-LOSSES = ("loses", "sells", "drops")
-AMOUNTS = {"one": 1, "ten": 10, "one hundred": 100}
+OBJECTS = ("dollars", "euros", "pounds", "pesos", "crowns", "francs")
+GAINS = ("finds", "earns", "wins", "gets")
+LOSSES = ("loses", "spends", "drops")
+AMOUNTS = {"one": 1, "ten": 10, "hundred": 100}
 
 #: The splits in the order in which they choose: a later split takes no sum that an earlier one has.
 BUILD_ORDER = ("test", "rl", "sft")
@@ -37,7 +39,7 @@ BUILD_ORDER = ("test", "rl", "sft")
 _PATIENCE = 200
 
 _QUESTION = re.compile(r"^(\w+) has (\d{3}) (\w+)\. (.+) How many \3 does \1 have\?$")
-_STEP = re.compile(r"^(?:She|He) (\w+) (one hundred|one|ten)\.?$")
+_STEP = re.compile(r"^Then (?:she|he) (\w+) a (hundred|one|ten)\.?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +87,19 @@ def _moves(rng: random.Random, state: int) -> list[tuple[str, str, int]]:
 
 def write_question(problem: Problem, person: str, things: str) -> str:
     """Returns the question in words."""
-    steps = " ".join(f"{PEOPLE[person]} {verb} {amount}." for verb, amount in problem.steps)
+    steps = " ".join(f"Then {PEOPLE[person]} {verb} a {amount}." for verb, amount in problem.steps)
     return f"{person} has {problem.start} {things}. {steps} How many {things} does {person} have?"
 
 
 def write_trace(problem: Problem) -> str:
-    """Returns the worked solution: each operation with the number after it."""
+    """Returns the worked solution: a line for each operation, with the number after it."""
     states = problem.states
-    return " ; ".join(f"{verb} {amount} {state}" for (verb, amount), state in zip(problem.steps, states, strict=True))
+    return "\n".join(f"{verb} {amount} {state}" for (verb, amount), state in zip(problem.steps, states, strict=True))
 
 
 def chain_length(example: Example) -> int:
     """Returns the number of operations of a chain example."""
-    return example.reasoning.count(" ; ") + 1
+    return example.reasoning.count("\n") + 1
 
 
 def every_word() -> list[Example]:
@@ -126,14 +128,14 @@ def verify(question: str, reasoning: str, answer: str) -> str | None:
         if step is None:
             return f"'{sentence}' is not an operation"
         verb, amount = step.groups()
-        digits = {"one": 1, "ten": 10, "one hundred": 100}[amount]
+        digits = {"one": 1, "ten": 10, "hundred": 100}[amount]
         moved = state + digits if verb in GAINS else state - digits
         if not 100 <= moved <= 999 or sum(a != b for a, b in zip(str(state), str(moved), strict=True)) != 1:
             return f"'{sentence}' carries from {state} to {moved}"
         state = moved
         expected.append(f"{verb} {amount} {state}")
-    if reasoning != " ; ".join(expected):
-        return f"the trace is '{reasoning}', recomputed '{' ; '.join(expected)}'"
+    if reasoning != "\n".join(expected):
+        return f"the trace is {reasoning!r}, recomputed {chr(10).join(expected)!r}"
     return None if answer == str(state) else f"the answer is {answer}, recomputed {state}"
 
 

@@ -81,7 +81,7 @@ def test_the_seed_decides_and_other_dials_leave_test_alone(splits):
         ("reasoning", lambda text: text.replace("5", "6", 1), "recomputed"),
         ("answer", lambda text: str(int(text) + 1), "recomputed"),
         ("question", lambda text: text.replace("has", "had"), "form"),
-        ("question", lambda text: re.sub(r"(He|She) \w+ ", r"\1 eats up ", text, count=1), "not an operation"),
+        ("question", lambda text: re.sub(r"(he|she) \w+ ", r"\1 eats up ", text, count=1), "not an operation"),
         ("question", lambda text: re.sub(r"\d{3}", "999", text, count=1), "carries|recomputed"),
     ],
 )
