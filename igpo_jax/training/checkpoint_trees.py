@@ -115,10 +115,13 @@ def _listing(what: str, paths: list[str]) -> str:
     return f"{what}: {', '.join(paths[:_SHOWN])}{more}"
 
 
+def _is_adapter(names: list[str]) -> bool:
+    return "adapters" in names or ("layers" in names and names[-1] in ("a", "b"))
+
+
 def _likely_cause(missing: list[str], extra: list[str], reshaped: list[str]) -> str:
     """Guesses which setting changed from the paths that disagree."""
-    adapters = [path for path in missing + extra if "adapters" in path.split("/")]
-    if adapters:
+    if any(_is_adapter(path.split("/")) for path in missing + extra + reshaped):
         return "It was saved with other LoRA settings; use the same rank and targets, or another --workdir"
     if missing + extra and all(path.startswith("opt") for path in missing + extra):
         return "It was saved with other optimizer settings; use the same ones, or another --workdir"
