@@ -42,10 +42,10 @@ def test_words_of_the_chain_task():
     tokenizer = build_tokenizer(TokenizerSettings(), CHAIN_TEXTS)
     assert tokenizer.vocab_size < 100
     assert (tokenizer.eos_id, tokenizer.mask_id, tokenizer.pad_id) == (0, 1, 0)
-    ids, offsets = tokenizer.encode_with_offsets("finds ten 437 ; loses one 436\n#### 436")
+    ids, offsets = tokenizer.encode_with_offsets("finds ten 437\nloses one 436\n#### 436")
     assert ids.dtype == np.int32 and offsets.dtype == np.int32 and offsets.shape == (len(ids), 2)
     names = tokenizer.fast.convert_ids_to_tokens(ids.tolist())
-    assert names == ["finds", "ten", *"437", ";", "loses", "one", *"436", "\n", "####", "4", "3", "6"]
+    assert names == ["finds", "ten", *"437", "\n", "loses", "one", *"436", "\n", "####", "4", "3", "6"]
 
 
 def test_word_ids_do_not_depend_on_the_order_of_the_texts():
