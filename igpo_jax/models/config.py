@@ -60,6 +60,22 @@ ATTENTION = ("auto", "xla")
 DTYPES = ("float32", "bfloat16")
 
 
+_POSITIVE = (
+    *("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length"),
+    *("rope_theta", "rms_norm_eps"),
+)
+
+
+def _check_types(config: "ModelConfig") -> None:
+    """Refuses fields of another type than their default; whole numbers are fine where a float is expected."""
+    for field in dataclasses.fields(config):
+        value, expected = getattr(config, field.name), type(field.default)
+        if expected is float and type(value) is int:
+            object.__setattr__(config, field.name, float(value))
+        elif type(value) is not expected:
+            raise UserError(f"model.{field.name} is {value!r}, expected {expected.__name__}")
+
+
 def _check_divides(whole: str, whole_value: int, part: str, part_value: int) -> None:
     if whole_value % part_value:
         raise UserError(f"model.{whole} is {whole_value}, expected a multiple of model.{part} {part_value}")
@@ -88,8 +104,9 @@ class ModelConfig:
     pad_token_id: int = 126081  #: padding
 
     def __post_init__(self) -> None:
-        for field in ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size"):
-            if getattr(self, field) < 1:
+        _check_types(self)
+        for field in _POSITIVE:
+            if getattr(self, field) <= 0:
                 raise UserError(f"model.{field} is {getattr(self, field)}, expected a positive number")
         _check_divides("d_model", self.d_model, "n_heads", self.n_heads)
         _check_divides("n_heads", self.n_heads, "n_kv_heads", self.n_kv_heads)

@@ -22,9 +22,7 @@ def run_logits():
     """Jitted logits of a whole row: (policy, model, tokens, positions=, valid=) -> (B, T, V)."""
 
     def logits(policy, model, tokens, positions=None, valid=None):
-        return llada.head_logits(
-            policy, model, llada.forward(policy, model, tokens, positions=positions, valid=valid)
-        )
+        return llada.head_logits(policy, model, llada.forward(policy, model, tokens, positions=positions, valid=valid))
 
     return jax.jit(logits, static_argnums=1)
 
