@@ -16,20 +16,9 @@ from igpo_jax.data.examples import Example
 from igpo_jax.data.settings import DataSettings
 from igpo_jax.errors import UserError
 
-PEOPLE = {
-    "Mia": "she",
-    "Ana": "she",
-    "Zoe": "she",
-    "Eva": "she",
-    "Ida": "she",
-    "Leo": "he",
-    "Sam": "he",
-    "Ben": "he",
-    "Max": "he",
-    "Tom": "he",
-}
-OBJECTS = ("dollars", "euros", "pounds", "pesos", "crowns", "francs")
-GAINS = ("finds", "earns", "wins", "gets")
+PEOPLE = {"Mia": "she", "Ana": "she", "Zoe": "she", "Leo": "he", "Sam": "he", "Ben": "he"}
+OBJECTS = ("dollars", "euros", "pounds")
+GAINS = ("finds", "earns", "wins")
 LOSSES = ("loses", "spends", "drops")
 AMOUNTS = {"one": 1, "ten": 10, "hundred": 100}
 

@@ -132,9 +132,7 @@ def _tokenizer(
         return tokenizers.load_tokenizer(stored)
     template = templates.get_template(settings.template)
     rows = examples.get("sft") or examples.get("rl") or examples["test"]
-    texts = [
-        text for row in rows for text in (template.prompt(row.question), template.completion(row.reasoning, row.answer))
-    ]
+    texts = pipeline.tokenizer_texts(settings.data, rows, template)
     tokenizer = tokenizers.build_tokenizer(settings.tokenizer, texts)
     tokenizer.save(stored)
     return tokenizer
