@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +115,9 @@ def _show(value: Any) -> str:
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
-    """Returns rows under a header as aligned text: numbers to the right, text to the left.
+    """Returns rows under a header as aligned text: columns of numbers to the right, others to the left.
+
+    A text counts as a number where it starts with one, as in "45.3%" or "2m 05s".
 
     Args:
       rows: cells, numbers or text; each row as long as the header.
@@ -122,7 +125,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """
     cells = [[_show(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
-    right = [bool(rows) and all(not isinstance(row[i], str) for row in rows) for i in range(len(header))]
+    right = [all(re.match(r"[-+]?(\d|nan|inf|$)", row[i]) for row in cells) and bool(cells) for i in range(len(header))]
 
     def line(parts: Sequence[str]) -> str:
         aligned = [p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right, strict=True)]

@@ -21,6 +21,7 @@ from igpo_jax.training.metrics import Row, read_metrics
 # Okabe and Ito's palette, which stays apart under the common colour blindnesses.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _PERCENT = 100.0
+_INSIDE = "judge_seconds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +221,13 @@ def _lines(axes: Axes, curves: Sequence[_Curve]) -> None:
 
 
 def _stack(axes: Axes, curves: Sequence[_Curve]) -> None:
+    # Completions are judged while others are still sampled, so that time is part of another phase.
+    for curve in curves:
+        if curve.metric == _INSIDE:
+            axes.plot(curve.x, curve.y, color="black", linewidth=1.2, linestyle="--", label=f"{curve.label}, within")
+    curves = [curve for curve in curves if curve.metric != _INSIDE]
+    if not curves:
+        return
     x = np.unique(np.concatenate([curve.x for curve in curves]))
     layers = np.zeros((len(curves), len(x)))
     for layer, curve in zip(layers, curves, strict=True):

@@ -110,6 +110,11 @@ def test_table_aligns_numbers_right_and_text_left():
     ]
 
 
+def test_texts_that_start_with_a_number_stand_right():
+    text = console.table([["sft", "5.1%", "", "9.8s"], ["igpo", "45.3%", "12%", "2m 05s"]], ["a", "b", "c", "time"])
+    assert text.splitlines()[2:] == ["sft    5.1%         9.8s", "igpo  45.3%  12%  2m 05s"]
+
+
 def test_table_without_rows_is_its_header():
     assert console.table([], ["a", "bc"]) == "a  bc\n-  --"
 

@@ -109,6 +109,20 @@ def test_phases_are_whatever_ends_in_seconds():
     assert [curve.label for curve in curves] == ["judge"]
 
 
+def test_judging_is_drawn_inside_the_phases_and_not_on_top():
+    from matplotlib.figure import Figure
+
+    rows = [Row("igpo", n, 0.0, {"judge_seconds": 1.0, "rollout_seconds": 4.0}) for n in (1, 2)]
+    axes = Figure().add_subplot()
+    plots._draw(axes, subject("time"), plots._curves(subject("time"), rows), rows)
+    assert axes.get_legend_handles_labels()[1] == ["judge, within", "rollout"]
+    assert axes.get_ylim()[1] < 5
+    only = Figure().add_subplot()
+    judged = [Row("igpo", 1, 0.0, {"judge_seconds": 1.0})]
+    plots._draw(only, subject("time"), plots._curves(subject("time"), judged), judged)
+    assert len(only.lines) == 1
+
+
 @pytest.mark.parametrize("window", [1, 2, 3, 7])
 def test_running_mean_equals_a_loop(window):
     values = np.array([1.0, math.nan, 3.0, -2.0, math.nan, math.nan, math.nan, 8.0])
