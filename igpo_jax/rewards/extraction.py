@@ -18,6 +18,8 @@ _END_TOKEN = re.compile(r"<\|(?:eot_id|endoftext|im_end|eos)\|>|</s>")
 # a backspace stands where a template wrote "\b" in a string that was not raw
 _BOX = re.compile(r"(?:\bboxed|\bfbox|\x08oxed)\s{0,3}\{")
 _CLOSING_TAG = re.compile(r"</\s?[a-z]{0,12}\s?>?", re.IGNORECASE)
+_DAMAGED_TAG = re.compile(r"<\s?/\s?[a-z]{0,12}\s?[>}]?$|<(?:ans|reas)[a-z]{0,8}[>}]?$", re.IGNORECASE)
+_TAG = re.compile(r"</\s?[a-z]{0,12}\s?>?", re.IGNORECASE)
 _DAMAGED_TAG = re.compile(
     r"<\s?/?\s?(?:a(?:n(?:s(?:w(?:er?)?)?)?)?|r(?:e(?:a(?:s(?:o(?:n(?:ing?)?)?)?)?)?)?)?\s?[>}]?$", re.I
 )
@@ -31,8 +33,8 @@ _SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s|$)")
 _MASK = re.compile(r"<\|?(?:mdm_)?mask\|?>|\[MASK\]", re.IGNORECASE)
 _NOTHING = re.compile(r"(?:[\s.…_?{}]|\\[lcd]?dots\b|\\?boxed\b)*")
 _TEMPLATE = re.compile(
-    r"[<\[({]{0,2}\s?(?:(?:insert|put|place|enter|write|your|the|my|final|numeric|numerical|correct)\s)*"
-    r"(?:answer|result|solution|number|value|expression)(?:\s(?:goes\s)?here)?\s?[>\])}]{0,2}\.{0,3}",
+    r"[<\[({]{0,3}\s?(?:(?:insert|put|place|enter|write|your|the|my|final|numeric|numerical|correct)\s)*"
+    r"(?:answer|result|solution|number|value|expression)(?:\s(?:goes\s)?here)?\s?[>\])}]{0,3}\.{0,3}",
     re.IGNORECASE,
 )
 
@@ -57,7 +59,7 @@ def extract_answer(text: str) -> Extraction:
         found = find(text)
         if found is not None:
             answer = _tidy(found[0])
-            return Extraction(None if _is_placeholder(answer) else answer, found[1])
+            return Extraction(None if _MASK.search(found[0]) or _is_placeholder(answer) else answer, found[1])
     return Extraction(None, "none")
 
 
@@ -140,7 +142,5 @@ def _tidy(answer: str) -> str:
 
 
 def _is_placeholder(answer: str) -> bool:
-    bare = answer.strip(" $*")
-    if len(bare) > 80:
-        return False
-    return bool(_NOTHING.fullmatch(bare) or _MASK.search(bare) or _TEMPLATE.fullmatch(" ".join(bare.split())))
+    bare = " ".join(answer.replace("\\text{", "{").strip(" $*").split())
+    return len(bare) <= 80 and bool(_NOTHING.fullmatch(bare) or _TEMPLATE.fullmatch(bare))
