@@ -7,6 +7,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from igpo_jax.errors import UserError
+
 _GUMBEL, _UNIFORM = 0, 1  # the two draws of one step must not share bits
 
 
@@ -64,6 +66,8 @@ class KeyNoise:
     def gumbel(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Standard Gumbel draws (B, K, V) float32; see Noise."""
 
+        _check_rows(self.keys, shape)
+
         def row(key: jax.Array) -> jax.Array:
             return jax.random.bits(_step_key(key, step, _GUMBEL), shape[1:], jnp.uint32)
 
@@ -72,10 +76,18 @@ class KeyNoise:
     def uniform(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Uniform draws (B, K) float32 in [0, 1); see Noise."""
 
+        _check_rows(self.keys, shape)
+
         def row(key: jax.Array) -> jax.Array:
             return jax.random.uniform(_step_key(key, step, _UNIFORM), shape[1:], jnp.float32)
 
         return jax.vmap(row)(self.keys)
+
+
+def _check_rows(keys: jax.Array, shape: tuple[int, ...]) -> None:
+    # One key would broadcast and give every row the same draws.
+    if keys.shape != shape[:1]:
+        raise UserError(f"KeyNoise has keys of shape {keys.shape}, expected one for each of {shape[0]} rows")
 
 
 def _step_key(key: jax.Array, step: jax.Array, draw: int) -> jax.Array:
@@ -101,5 +113,5 @@ class RecordedNoise:
 def _recorded(draws: jax.Array | None, name: str, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if draws is None or draws.shape[1:] != shape:
         found = "nothing" if draws is None else f"draws of shape {draws.shape[1:]} a step"
-        raise ValueError(f"RecordedNoise.{name} holds {found}, but the sampler asks for shape {shape} at every step")
+        raise UserError(f"RecordedNoise.{name} holds {found}, but the sampler asks for shape {shape} at every step")
     return jax.lax.dynamic_index_in_dim(draws, step, axis=0, keepdims=False)

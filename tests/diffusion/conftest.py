@@ -219,3 +219,18 @@ def scripted():
         return np.where(np.arange(vocab) == want[..., None], np.float32(1e4), np.float32(0))
 
     return make
+
+
+def _equations(jaxpr, path=()):
+    for equation in jaxpr.eqns:
+        yield equation, path
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner, (*path, equation.primitive.name))
+
+
+@pytest.fixture(scope="session")
+def equations():
+    """Every equation of a program with the names of those around it: inside loops and rematerialised parts too."""
+    return _equations

@@ -250,3 +250,28 @@ def test_shapes_that_do_not_fit_are_named(small, batch):
         denoise.denoise(*small, denoise.Sampler(length=60, steps=60, block_length=60), tokens, valid, None)
     with pytest.raises(UserError, match="no noise"):
         denoise.denoise(*small, SAMPLER, tokens, valid, None)
+    with pytest.raises(UserError, match=r"logit_bias has shape \(7,\), expected \(40,\)"):
+        denoise.denoise(*small, SAMPLER, tokens, valid, keys(), logit_bias=np.zeros(7, np.float32))
+    with pytest.raises(UserError, match="hints holds token 40"):
+        denoise.denoise(*small, SAMPLER, tokens, valid, keys(), hints=np.where(hints < 0, 40, hints))
+    with pytest.raises(UserError, match=r"temperature is -0\.5"):
+        denoise.denoise(*small, SAMPLER, tokens, valid, keys(), temperature=-0.5)
+
+
+def test_only_the_active_block_is_projected_and_weights_are_cast_outside_the_loop(small, batch, equations):
+    tokens, valid, hints = batch
+    policy, model = small
+    half = llada.Model(model.config, llada.Compute(dtype="bfloat16"))
+
+    def run(policy):
+        return denoise.denoise(policy, half, SAMPLER, tokens, valid, keys(), hints=hints)
+
+    found = list(equations(jax.make_jaxpr(run)(policy).jaxpr))
+    weights = {leaf.shape for leaf in jax.tree.leaves(policy)}
+    shapes = {value.aval.shape for equation, _ in found for value in equation.outvars} - weights
+    assert max((s for s in shapes if len(s) == 3 and s[-1] == 40), key=np.prod) == (BATCH, SAMPLER.block_length, 40)
+    inside = [
+        equation for equation, path in found if "while" in path and equation.primitive.name == "convert_element_type"
+    ]
+    assert inside
+    assert not [equation for equation in inside if equation.invars[0].aval.shape in weights]

@@ -1,11 +1,14 @@
 """Gumbel values with a full tail, keyed so that they depend on nothing but row and step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from igpo_jax.diffusion import noise
+from igpo_jax.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["gumbel_T0.2", "gumbel_T0.7", "gumbel_T1.0", "gumbel_T1.2"])
@@ -50,15 +53,18 @@ def test_choices_have_softmax_frequencies():
     np.testing.assert_allclose(shares, jax.nn.softmax(logits / temperature), atol=0.015)
 
 
-def test_draws_depend_on_row_and_step_alone():
+@functools.partial(jax.jit, static_argnames=("draw", "shape"))
+def drawn(keys, step, draw, shape):
+    return getattr(noise.KeyNoise(keys), draw)(step, (len(keys), *shape))
+
+
+@pytest.mark.parametrize(("draw", "shape"), [("gumbel", (4, 6)), ("uniform", (4,))])
+def test_draws_depend_on_row_and_step_alone(draw, shape):
     rows = np.array([5, 2, 11])
-    all_rows = noise.KeyNoise(noise.row_keys(jax.random.key(0), "rollout", 3, np.arange(12)))
-    some = noise.KeyNoise(noise.row_keys(jax.random.key(0), "rollout", 3, rows))
-    for draw, shape in (("gumbel", (4, 6)), ("uniform", (4,))):
-        whole = getattr(all_rows, draw)(jnp.int32(7), (12, *shape))
-        part = getattr(some, draw)(jnp.int32(7), (3, *shape))
-        np.testing.assert_array_equal(np.asarray(whole)[rows], part)
-        assert not np.any(np.asarray(part) == np.asarray(getattr(some, draw)(jnp.int32(8), (3, *shape))))
+    all_rows, some = (noise.row_keys(jax.random.key(0), "rollout", 3, ids) for ids in (np.arange(12), rows))
+    part = np.asarray(drawn(some, 7, draw, shape))
+    np.testing.assert_array_equal(np.asarray(drawn(all_rows, 7, draw, shape))[rows], part)
+    assert not np.any(part == np.asarray(drawn(some, 8, draw, shape)))
 
 
 def test_row_keys_differ_by_purpose_step_row_and_root():
@@ -70,7 +76,13 @@ def test_row_keys_differ_by_purpose_step_row_and_root():
 
 
 def test_recorded_noise_names_what_is_missing():
-    with pytest.raises(ValueError, match=r"gumbels holds nothing, .* \(2, 3, 4\)"):
+    with pytest.raises(UserError, match=r"gumbels holds nothing, .* \(2, 3, 4\)"):
         noise.RecordedNoise().gumbel(jnp.int32(0), (2, 3, 4))
-    with pytest.raises(ValueError, match=r"uniforms holds draws of shape \(2, 5\)"):
+    with pytest.raises(UserError, match=r"uniforms holds draws of shape \(2, 5\)"):
         noise.RecordedNoise(uniforms=jnp.zeros((1, 2, 5))).uniform(jnp.int32(0), (2, 3))
+
+
+def test_key_noise_wants_a_key_for_every_row():
+    keys = noise.row_keys(jax.random.key(0), "x", 0, np.arange(1))
+    with pytest.raises(UserError, match=r"keys of shape \(1,\), expected one for each of 2 rows"):
+        noise.KeyNoise(keys).uniform(jnp.int32(0), (2, 3))

@@ -1,0 +1,147 @@
+"""One denoising step: predict the active block, and reveal its most confident masked positions."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from igpo_jax.diffusion import selection
+from igpo_jax.diffusion.layout import Row
+from igpo_jax.diffusion.noise import Noise
+from igpo_jax.diffusion.sampler import Sampler
+from igpo_jax.models import llada
+from igpo_jax.parallel.sharding import constrain
+
+
+@flax.struct.dataclass
+class Trace:
+    """What every denoising step of the schedule saw and did; entries of steps that were not run are zero.
+
+    S = sampler.steps; step s belongs to block s // steps_per_block, and K-wide entries are relative to that block.
+    """
+
+    tokens: jax.Array  # (S, B, C) int32, canvas after the step
+    choice: jax.Array  # (S, B, K) int32, prediction for every position of the block
+    confidence: jax.Array  # (S, B, K) float32, -inf where a position was not masked
+    revealed: jax.Array  # (S, B, K) bool
+    ran: jax.Array  # (S,) bool
+
+
+@flax.struct.dataclass
+class Context:
+    """What stays the same over all steps."""
+
+    policy: llada.Policy  # compute copy
+    row: Row  # prompts in canvas-first layout
+    given: jax.Array  # (B, C) bool, hints
+    bias: jax.Array  # (V,) float32 added to the logits
+    temperature: jax.Array  # () float32
+    noise: Noise
+    model: llada.Model = flax.struct.field(pytree_node=False)
+    sampler: Sampler = flax.struct.field(pytree_node=False)  # temperature 0 or 1: whether there is noise at all
+
+    @property
+    def mask_id(self) -> int:
+        """The mask token."""
+        return self.model.config.mask_token_id
+
+    @property
+    def eos_id(self) -> int:
+        """The end-of-text token."""
+        return self.model.config.eos_token_id
+
+
+@flax.struct.dataclass
+class State:
+    """What a denoising step changes."""
+
+    tokens: jax.Array  # (B, C) int32
+    reveal_step: jax.Array  # (B, C) int32
+    trace: Trace | None
+
+
+def empty_trace(sampler: Sampler, canvas: jax.Array) -> Trace | None:
+    """Zeros for every step of the schedule, None unless the sampler records; ``canvas`` is (B, C)."""
+    if not sampler.record:
+        return None
+
+    def zeros(width: int, dtype: type) -> jax.Array:
+        return constrain(jnp.zeros((sampler.steps, canvas.shape[0], width), dtype), (None, "batch", "length"))
+
+    block = sampler.block_length
+    ran = jnp.zeros(sampler.steps, bool)
+    return Trace(
+        zeros(sampler.length, jnp.int32), zeros(block, jnp.int32), zeros(block, jnp.float32), zeros(block, bool), ran
+    )
+
+
+def block_of(context: Context, x: jax.Array, start: jax.Array) -> jax.Array:
+    """The active block ``x[:, start : start + K]`` of an array (B, C or longer, ...)."""
+    return jax.lax.dynamic_slice_in_dim(x, start, context.sampler.block_length, axis=1)
+
+
+def denoise_step(context: Context, state: State, start: jax.Array, step: jax.Array, counts: jax.Array) -> State:
+    """Predicts the block's tokens and reveals the ``counts`` (B,) most confident masked ones of each row.
+
+    Args:
+      context: what stays the same.
+      state: before the step.
+      start: () int32, first position of the block.
+      step: () int32, number of the step in the whole schedule; it keys the draws.
+      counts: (B,) int32.
+
+    Returns:
+      The state after the step.
+    """
+    block = block_of(context, state.tokens, start)
+    masked = block == context.mask_id
+    choice, confidence = _choose(context, _block_logits(context, state.tokens, start), step)
+    confidence = jnp.where(masked, confidence, -jnp.inf)
+    revealed = selection.top_k_mask(confidence, counts) & masked
+    tokens = _put_block(state.tokens, jnp.where(revealed, choice, block), start)
+    # A drawn mask token leaves its position as it was, so no step has revealed it.
+    steps = jnp.where(revealed & (choice != context.mask_id), step, block_of(context, state.reveal_step, start))
+    trace = _record(state.trace, step, Trace(tokens, choice, confidence, revealed, jnp.bool_(True)))
+    return State(tokens, _put_block(state.reveal_step, steps, start), trace)
+
+
+def _put_block(x: jax.Array, block: jax.Array, start: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(x, block, start, axis=1)
+
+
+def _record(trace: Trace | None, step: jax.Array, entry: Trace) -> Trace | None:
+    if trace is None:
+        return None
+    return jax.tree.map(lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, step, 0), trace, entry)
+
+
+def _block_logits(context: Context, canvas: jax.Array, start: jax.Array) -> jax.Array:
+    """Logits (B, K, V) float32 of the active block, with guidance and bias applied."""
+
+    def logits_of(tokens: jax.Array) -> jax.Array:
+        row = context.row
+        hidden = llada.forward(context.policy, context.model, tokens, positions=row.positions, valid=row.valid)
+        return llada.head_logits(context.policy, context.model, block_of(context, hidden, start))
+
+    logits = logits_of(context.row.with_canvas(canvas))
+    if context.sampler.cfg_scale > 0:
+        # Guidance is against what the model says without the prompt, and without the hints as well.
+        blind = jnp.where(context.given, context.mask_id, canvas)
+        prompt = jnp.full_like(context.row.tokens[:, canvas.shape[1] :], context.mask_id)
+        without = logits_of(jnp.concatenate([blind, prompt], axis=1))
+        logits = without + (context.sampler.cfg_scale + 1) * (logits - without)
+    return logits + context.bias
+
+
+def _choose(context: Context, logits: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A token (B, K) int32 and a confidence (B, K) float32 for every position of the block."""
+    noisy = logits
+    if context.sampler.temperature > 0:
+        noisy = logits + context.temperature * context.noise.gumbel(step, logits.shape)
+    choice = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
+    if context.sampler.selection == "random":
+        return choice, context.noise.uniform(step, choice.shape)
+    if context.sampler.suppress_eos_confidence:
+        last = jnp.array([context.eos_id, context.sampler.eot_token_id])
+        columns = jnp.arange(logits.shape[-1])
+        logits = jnp.where((columns[:, None] == last).any(axis=1), -jnp.inf, logits)
+    return choice, selection.choice_probability(logits, choice)
