@@ -132,7 +132,7 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
     return result
 
 
-_TABLE_MEANS = ("all_wrong_before", "all_wrong_after", "rescued_groups", "replaced_rows", "pass_at_1")
+_TABLE_MEANS = ("all_wrong_before", "all_wrong_after", "rescued_groups", "replaced_rows")
 _LINE = {
     "reward": "reward",
     "pass@1": "pass_at_1",
