@@ -117,7 +117,10 @@ def _from_hashes(text: str) -> tuple[str, str] | None:
     for found in _HASHES.finditer(text):
         if not _HEADING.match(found[1]):
             answer = found[1]
-    return None if answer is None else (answer, "hashes")
+    if answer is None:
+        return None
+    phrase = _from_phrase(answer)
+    return (phrase[0] if phrase else answer), "hashes"
 
 
 def _from_phrase(text: str) -> tuple[str, str] | None:

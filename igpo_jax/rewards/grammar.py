@@ -52,6 +52,7 @@ _LETTERS = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
     "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar".split()
 )
+_OVERLINES = frozenset(["overline", "bar", "dot"])
 _IGNORED_MARKS = frozenset(["angle", "triangle", "measuredangle"])
 
 
@@ -348,7 +349,7 @@ class _Reader:
 
     def numeral(self, token: Token) -> Node:
         """A number; with a proper fraction right after it a mixed number, with an overline a repeating decimal."""
-        if self.peek().text == "overline":
+        if self.peek().text in _OVERLINES:
             return self.repeating(token.text)
         whole = _number(token.text)
         start = self.place
@@ -378,7 +379,7 @@ class _Reader:
             raise NotUnderstood("an overline")
         places = len(digits.partition(".")[2])
         tail = Fraction(int(block), 10**places * (10 ** len(block) - 1))
-        return Node("number", value=Fraction(digits + ("0" if digits.endswith(".") else "")) + tail)
+        return Node("number", value=Fraction(digits.removesuffix(".")) + tail)
 
     # --- groups and commands ----------------------------------------------------------------------------------------
 
@@ -435,7 +436,7 @@ class _Reader:
             return Node("symbol", name=f"\\{name}")
         if name in ("mathbb", "mathcal", "Bbb"):
             return Node("symbol", name=f"{name} {self.argument().name}")
-        if name in _IGNORED_MARKS or name == "overline":
+        if name in _IGNORED_MARKS or name in _OVERLINES:
             return self.factor()
         raise NotUnderstood(f"\\{name}")
 

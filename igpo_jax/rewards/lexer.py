@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from igpo_jax.rewards.nodes import NotUnderstood
+from igpo_jax.rewards.words import ORDINALS
 
 #: Longer answers, in tokens, are compared as text.
 MAX_TOKENS = 1200
@@ -27,13 +28,13 @@ _UNITS = frozenset(
 _SHORT_WORDS = frozenset("no of by to is if at on up us we it yes all and one two six ten red day odd".split())
 _TEXT = frozenset("text textbf textit textrm textnormal textsf texttt mbox hbox emph textsc".split())
 _ROMAN = frozenset("mathrm operatorname mathsf mathtt".split())
-_TRANSPARENT = frozenset("mathbf boldsymbol bm vec hat mathit bar overrightarrow underline widehat boxed fbox".split())
+_TRANSPARENT = frozenset("mathbf boldsymbol bm vec hat mathit overrightarrow underline widehat boxed fbox".split())
 _SPACES = frozenset("quad qquad enspace thinspace space".split())
 
 _TOKEN = re.compile(
     r"(?P<space>\s+|\\[,;:>! ]|~)"
     r"|(?P<drop>\\[()\[\]$%#\"]|[$%\"€£¥₹])"
-    r"|(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"|(?P<number>(?:\d+(?:\.\d+|\.(?=\s?\\(?:overline|bar|dot)\b))?|\.\d+)(?:[eE][+-]?\d+)?)"
     r"|\\(?P<command>[A-Za-z]+)\*?"
     r"|(?P<run>[A-Za-z]+)"
     r"|(?P<row>\\\\(?:\[[^\[\]]{0,12}\])?)"
@@ -156,14 +157,20 @@ def _classify(tokens: list[Token]) -> list[Token]:
     return result
 
 
+def _is_wordlike(token: Token) -> bool:
+    return token.kind in ("run", "word") and token.text.lower() not in ("and", "or")
+
+
 def _is_word(token: Token, before: Token, after: Token) -> bool:
     text = token.text
     if len(text) >= 4 or text.lower() in _SHORT_WORDS:
         return True
-    beside_words = (before.kind in ("run", "word") and token.spaced) or (after.kind in ("run", "word") and after.spaced)
+    beside_words = (_is_wordlike(before) and token.spaced) or (_is_wordlike(after) and after.spaced)
     if beside_words and (len(text) > 1 or before.kind == "word"):
         return True
     after_value = before.kind == "number" or before.text in (")", "}")
+    if text in ORDINALS and before.kind == "number":
+        return True
     if text in _UNITS and after_value and (token.spaced or len(text) > 1):
         return True
     return len(text) == 3 and after_value and token.spaced and bool(set(text) & set("aeiou")) and text.islower()

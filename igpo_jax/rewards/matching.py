@@ -39,7 +39,7 @@ def _simplified(node: Node) -> Node:
         return Node("set", tuple(member for item in node.items for member in item.items))
     if node.kind in ("multiply", "negate", "divide"):
         return _scaled_matrix(node)
-    if node.kind == "relation" and set(node.name.split()) == {"="} and len(node.items) > 2:
+    if node.kind == "relation" and set(node.name.split()) == {"="}:
         return _settled_chain(node)
     return node
 
@@ -61,7 +61,7 @@ def _settled_chain(node: Node) -> Node:
     """``x = 2 + 3 = 5`` as ``x = 5`` where the values agree, so that a wrong step is not overlooked."""
     first, *rest = node.items
     values = rest if _is_name(first) else list(node.items)
-    if not all(same(value, values[-1]) for value in values):
+    if len(values) < 2 or any(map(symbols, values)) or not all(same(value, values[-1]) for value in values):
         return node
     return Node("relation", (first, values[-1]), "=") if _is_name(first) else values[-1]
 
@@ -195,6 +195,8 @@ def _is_range(left: Node, right: Node) -> bool:
 def _same_scalar(left: Node, right: Node) -> bool:
     if _is_label(left) and _is_label(right):
         return False
+    if len(left.name) == 1 and left.name.lower() == right.name.lower() and not (left.items or right.items):
+        return True  # the letter of a choice
     try:
         return same_value(left, right)
     except NoValue:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from igpo_jax.rewards.nodes import Node
-from igpo_jax.rewards.values import NoValue, approximate, close
+from igpo_jax.rewards.values import NoValue, approximate, close, symbols
 
 _INFINITY = Node("constant", name="infty")
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
@@ -23,6 +23,8 @@ class Interval:
 
 def same_reals(left: Node, right: Node) -> bool:
     """Whether both trees are sets of real numbers, and the same set."""
+    if len(symbols(left) | symbols(right)) > 1:
+        return False
     try:
         first, second = _normal(_pieces(left)), _normal(_pieces(right))
     except NoValue:

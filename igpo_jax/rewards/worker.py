@@ -19,6 +19,8 @@ from typing import Any
 OUT_OF_MEMORY = 77
 #: CPU seconds between the soft stop (an exception) and the kernel's kill, which also ends a long call in C.
 GRACE = 0.4
+#: Seconds without work after which a new worker imports sympy ahead of need.
+IDLE = 0.2
 
 
 class _OutOfTime(BaseException):
@@ -41,8 +43,8 @@ def main(time_limit: float, memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGVTALRM, _stop)
-    if not select.select([requests], [], [], 0)[0]:
-        _load_symbolic()
+    if not select.select([requests], [], [], IDLE)[0]:
+        _load_symbolic()  # while nobody waits; otherwise at the first comparison that needs it
     while (frame := _read_frame(requests)) is not None:
         number, gold, answer = json.loads(frame)
         equal, reason, stopped = _compare(gold, answer, time_limit)
