@@ -14,7 +14,6 @@ def main(command: cli.Command) -> None:
     """Reads the settings, starts the judge and the devices, and runs the recipe."""
     from igpo_jax.training.run_settings import RunSettings
 
-    assert command.workdir is not None  # a required flag
     run_settings = settings.from_config_dict(RunSettings, command.config)
 
     from igpo_jax.parallel import mesh

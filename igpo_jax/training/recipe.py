@@ -48,8 +48,9 @@ def _evaluated(run: Run, stage: str, params: llada.Params, result: stages.StageR
     """The summary row of a stage; an evaluation that an earlier run stored is not repeated."""
     stored = run.workdir / "evaluations" / f"{stage}.json"
     if stored.exists():
-        return json.loads(stored.read_text())
-    scores = run.evaluate(params).metrics()
+        return {name: value for name, value in json.loads(stored.read_text()).items() if name != "correct"}
+    evaluation = run.evaluate(params)
+    scores = evaluation.metrics()
     run.log.write("eval", 0 if stage == "start" else _last_step(run, stage), scores | {"after_stage": 1.0})
     row: dict[str, Any] = {
         "stage": stage,
@@ -59,7 +60,9 @@ def _evaluated(run: Run, stage: str, params: llada.Params, result: stages.StageR
     }
     stored.parent.mkdir(exist_ok=True)
     partial = stored.with_suffix(".partial")
-    partial.write_text(json.dumps(row, indent=2) + "\n")
+    # The verdict on every question lets two runs be compared in pairs.
+    detail = row | {"correct": [sum(samples) for samples in evaluation.correct]}
+    partial.write_text(json.dumps(detail) + "\n")
     partial.rename(stored)
     console.note(f"{stage}: pass@1 {100 * row['pass_at_1']:.1f}% on {int(row['questions'])} questions")
     return row

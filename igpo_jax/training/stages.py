@@ -115,7 +115,8 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
     state = create(params, settings.lora, run.model.config, optimizer, jax.random.fold_in(run.key, 2), run.mesh)
     saved = _Saved(run, run.settings.name, settings.steps)
     start, state = saved.restore(state)
-    run.log.truncate(run.settings.name, start)
+    for rows in (run.settings.name, f"{run.settings.name}/eval"):
+        run.log.truncate(rows, start)
     loop = _RlLoop(run, params, optimizer, schedule)
     progress = console.Progress(settings.steps, run.settings.name, start)
     for step in range(start, settings.steps):
@@ -195,12 +196,12 @@ class _RlLoop:
         return batch, kept, values
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
-        """Pass@1 on held-out questions where the schedule asks for it; logged under "eval"."""
+        """Pass@1 on held-out questions where the schedule asks for it; logged under the stage's "/eval"."""
         every = self._run.settings.evaluation.every
         if not every or step % every:
             return None
         scores = self._run.evaluate(merged_params(state))
-        self._run.log.write("eval", step, scores.metrics())
+        self._run.log.write(f"{self._run.settings.name}/eval", step, scores.metrics())
         return scores.pass_at_1
 
 
