@@ -133,14 +133,16 @@ def collect(policy: llada.Policy, questions: Sequence[Question], step: int, cont
     asked = [q for q in questions for _ in range(group_size)]
     length = context.sampling.sampler.length
     plain = np.full((len(asked), length), -1, np.int32)
-    first, first_cost = _round(policy, asked, plain, np.zeros(len(asked)), "rollout", step, context, clock)
+    row_ids = np.arange(len(asked)) + step * len(asked)
+    first, first_cost = _round(policy, asked, row_ids, plain, np.zeros(len(asked)), "rollout", step, context, clock)
     clock.lap("rollout_seconds")
     first_correct = first.correct.reshape(-1, group_size)
     wrong = np.flatnonzero(~first_correct.any(axis=1))
     final, replaced = first, np.zeros(len(asked), bool)
     stats: dict[str, float] = _first_round_stats(first, first_correct, first_cost)
     if len(wrong) and context.settings.second_batch != "none":
-        second, second_cost, hint_stats = _second_round(policy, questions, wrong, step, context, clock)
+        second_ids = row_ids.reshape(-1, group_size)[wrong].reshape(-1)
+        second, second_cost, hint_stats = _second_round(policy, questions, wrong, second_ids, step, context, clock)
         rng = np.random.default_rng([context.sampling.seed, _PURPOSE_REPLACE, step])
         final, replaced = replace(first, second, wrong, context.settings, rng)
         stats |= hint_stats | {"second_forwards": float(second_cost.forwards)}
@@ -171,6 +173,7 @@ class _Clock:
 def _round(
     policy: llada.Policy,
     asked: Sequence[Question],
+    row_ids: np.ndarray,
     canvas: np.ndarray,
     ratios: np.ndarray,
     purpose: str,
@@ -195,7 +198,7 @@ def _round(
         np.stack([q.prompt_tokens for q in asked]),
         np.stack([q.prompt_mask for q in asked]),
         canvas,
-        np.arange(len(asked)) + step * len(asked),
+        row_ids,
     )
     samples, cost = sampling.sample(policy, requests, context.sampling, purpose, step, judge)
     return Round(samples.tokens, samples.reveal_step, canvas >= 0, texts, verdicts, ratios), cost
@@ -205,6 +208,7 @@ def _second_round(
     policy: llada.Policy,
     questions: Sequence[Question],
     wrong: np.ndarray,
+    row_ids: np.ndarray,
     step: int,
     context: RolloutContext,
     clock: _Clock,
@@ -214,10 +218,10 @@ def _second_round(
     asked = [questions[n] for n in wrong for _ in range(group_size)]
     if context.settings.second_batch == "plain":
         canvas = np.full((len(asked), context.sampling.sampler.length), -1, np.int32)
-        second, cost = _round(policy, asked, canvas, np.zeros(len(asked)), "second", step, context, clock)
+        second, cost = _round(policy, asked, row_ids, canvas, np.zeros(len(asked)), "second", step, context, clock)
         return second, cost, {}
     canvas, ratios, stats = hint_canvases(questions, wrong, step, context)
-    second, cost = _round(policy, asked, canvas, ratios, "inpaint", step, context, clock)
+    second, cost = _round(policy, asked, row_ids, canvas, ratios, "inpaint", step, context, clock)
     return second, cost, stats
 
 
@@ -275,7 +279,8 @@ def replace(
       The mixed round and (B,) bool marks of the replaced rows.
     """
     group_size = settings.group_size
-    limit = int(np.floor(settings.replace_fraction * group_size))
+    # The tolerance is for products like 0.58 x 50, which floating point puts just below the whole number.
+    limit = int(np.floor(settings.replace_fraction * group_size + 1e-9))
     source = np.full(len(first.verdicts), -1)
     for place, group in enumerate(wrong):
         good = np.flatnonzero(second.correct[place * group_size : (place + 1) * group_size])
