@@ -52,7 +52,7 @@ def load_config(directory: Path) -> ModelConfig:
       UserError: the file is missing, not JSON, or describes a model that this code does not compute.
     """
     path = pathlib.Path(directory) / "config.json"
-    return ModelConfig.from_hf(_read_json(path), str(path))
+    return ModelConfig.from_hf(read_json(path), str(path))
 
 
 def load_safetensors(directory: Path) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ def load_safetensors(directory: Path) -> dict[str, np.ndarray]:
         return _read_shard(directory / _SINGLE)
     if not (directory / _INDEX).exists():
         raise UserError(f"{directory} holds neither {_SINGLE} nor {_INDEX}; pass the folder of a downloaded checkpoint")
-    places = _read_json(directory / _INDEX).get("weight_map")
+    places = read_json(directory / _INDEX).get("weight_map")
     if not isinstance(places, dict):
         raise UserError(f"{directory / _INDEX} has no weight_map; download the file again")
     shards = {file: _read_shard(directory / file) for file in sorted(set(places.values()))}
@@ -153,7 +153,14 @@ def _place(array: np.ndarray, place: jax.sharding.NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def is_checkpoint_dir(folder: pathlib.Path) -> bool:
+    """Whether a folder looks like a checkpoint in Hugging Face layout: config.json beside weights or their index."""
+    weights = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in weights)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a file; a UserError names the file where it is missing or is not one."""
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError as error:
