@@ -6,19 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from igpo_jax.parallel import sharding
 from igpo_jax.rl.objectives import LossSums
-
-
-def split_micro_batches(batch: Any, count: int) -> Any:
-    """Reshapes every (B, ...) leaf to (count, B/count, ...), keeping the second axis sharded like the first was.
-
-    Rows are dealt out in turn (micro-batch m takes rows m, m+count, ...), so no data crosses devices.
-    """
-
-    def split(x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
-
-    return jax.tree.map(split, batch)
 
 
 def gradients(
@@ -47,7 +36,7 @@ def gradients(
     if micro_batches == 1:
         grads, sums = one(trainable, batch)
     else:
-        parts = split_micro_batches(batch, micro_batches)
+        parts = sharding.micro_batches(batch, micro_batches)
         shapes = jax.eval_shape(lambda part: loss(trainable, part), jax.tree.map(lambda x: x[0], parts))
         zeros = (jax.tree.map(jnp.zeros_like, trainable), jax.tree.map(lambda s: jnp.zeros((), s.dtype), shapes))
 

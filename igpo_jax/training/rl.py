@@ -14,6 +14,7 @@ from igpo_jax.diffusion import likelihood
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
 from igpo_jax.models.lora import LoraSettings
+from igpo_jax.parallel import sharding
 from igpo_jax.rl import objectives
 from igpo_jax.rl.batch import RolloutBatch, UpdateBatch
 from igpo_jax.rl.hints import HintSettings
@@ -69,7 +70,7 @@ def make_score(model: llada.Model, chunk: int, parts: int) -> Callable[[llada.Po
     def score(policy: llada.Policy, batch: RolloutBatch, masked: jax.Array) -> likelihood.Scores:
         if parts == 1:
             return one(policy, (batch, masked))
-        split = accumulate.split_micro_batches((batch, masked), parts)
+        split = sharding.micro_batches((batch, masked), parts)
         scores = jax.lax.map(functools.partial(one, policy), split)
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), scores)
 
