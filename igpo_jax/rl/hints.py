@@ -8,7 +8,7 @@ import numpy as np
 
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.rl.official_hints import official_layout
-from igpo_jax.rl.protection import EXCLUDES, protected_tokens, require_answer, value_visible
+from igpo_jax.rl.protection import EXCLUDES, protected_tokens, value_visible
 
 __all__ = [
     "HintSettings",
@@ -18,7 +18,6 @@ __all__ = [
     "place_hints",
     "place_hints_official",
     "protected_tokens",
-    "require_answer",
     "value_visible",
 ]
 
@@ -31,7 +30,7 @@ _MIN_RANGE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class HintSettings:
-    """What an inpainted completion is shown of the ground truth; the defaults are the paper's."""
+    """What an inpainted completion is shown of the ground truth; defaults of the paper, ``answer_room`` of its code."""
 
     ratio_low: float = 0.2  #: each completion draws its own share of chunks from U[ratio_low, ratio_high]
     ratio_high: float = 0.6  #: equal to ratio_low: every completion gets the same share

@@ -84,26 +84,6 @@ def value_visible(text: str, offsets: np.ndarray, gold: str, placed: np.ndarray)
     return False
 
 
-def require_answer(trace: str, gold: str, row_id: str) -> None:
-    """Refuses a ground-truth trace that never states its answer: hints from it could not lead there.
-
-    Args:
-      trace: the solution as the data set has it.
-      gold: the answer.
-      row_id: what to call the row in the error.
-
-    Raises:
-      UserError: ``gold`` is empty or stands nowhere in ``trace``.
-    """
-    if not gold.strip():
-        raise UserError(f"row '{row_id}' has an empty answer; give every row with a solution its gold answer")
-    if not value_spans(trace, gold):
-        raise UserError(
-            f"row '{row_id}': its solution never states its answer '{gold}'; correct the solution or the answer, "
-            "or drop the row"
-        )
-
-
 def statement_spans(text: str) -> list[Span]:
     """Character spans of answer statements: ``<answer>`` blocks, ``####`` and "the answer is" lines, the last box."""
     spans = [match.span() for pattern in (_BLOCK, _PHRASE) for match in pattern.finditer(text)]

@@ -27,14 +27,14 @@ class RewardSettings:
     """The reward of a completion: binary correctness as in the paper, the released code's format terms on request."""
 
     correct: float = 1.0  #: reward of a correct completion; the released code gives 3.0
-    format_weight: float = 0.0  #: weight of the released code's format terms (at most 0.75 in sum); 1.0 in its preset
+    format_weight: float = 0.0  #: weight of the released code's format terms (at most 0.75 in sum), which has 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutSettings:
     """How completions are gathered for one outer step."""
 
-    groups: int = 8  #: questions per outer step
+    groups: int = 64  #: questions per outer step
     group_size: int = 8  #: completions per question, G
     rows_per_program: int = 64  #: rows that one compiled denoising call holds
     second_batch: str = "inpaint"  #: for all-wrong groups: inpaint (IGPO), plain (size-matched GRPO) or none

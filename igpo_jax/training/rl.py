@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from igpo_jax.diffusion import likelihood
-from igpo_jax.errors import UserError
+from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models import llada
 from igpo_jax.models.lora import LoraSettings
 from igpo_jax.parallel import sharding
@@ -24,16 +24,21 @@ from igpo_jax.training import accumulate
 from igpo_jax.training.optimizers import OptimizerSettings, global_norm
 from igpo_jax.training.state import TrainState, policy_of
 
+#: name -> which completion tokens a scoring forward masks; one entry per likelihood estimator.
+ESTIMATORS = {"mean_field": likelihood.MeanField()}
+
 
 @dataclasses.dataclass(frozen=True)
 class RlSettings:
-    """IGPO; the defaults are the paper's."""
+    """IGPO; the defaults are the paper's and, where it is silent, the released code's."""
 
     steps: int = 360  #: outer steps (rollouts); 0 skips the stage
     inner_updates: int = 4  #: mu, updates per rollout
     micro_batches: int = 1  #: parts that gradients are accumulated over
+    estimator: str = "mean_field"  #: how log-probs of a completion are estimated
     score_batches: int = 1  #: parts that the behaviour and reference passes are cut into
     logprob_chunk: int = 64  #: completion positions projected onto the vocabulary at a time
+    hint_gap_every: int = 1  #: outer steps between two scoring passes with hints in view (one metric); 0 = never
     save_rollouts_every: int = 10  #: outer steps between two files of saved rollouts; 0 saves none
     rollout: RolloutSettings = RolloutSettings()  #: groups, second round, replacement
     hints: HintSettings = HintSettings()  #: what is shown of the ground truth
@@ -43,7 +48,8 @@ class RlSettings:
     optimizer: OptimizerSettings = OptimizerSettings()  #: AdamW and its schedule, counted in updates
 
     def __post_init__(self) -> None:
-        """Raises UserError for counts that do not divide."""
+        """Raises UserError for an unknown estimator and counts that do not divide."""
+        check_choice("rl.estimator", self.estimator, ESTIMATORS)
         if self.steps < 0 or self.inner_updates < 1 or self.micro_batches < 1 or self.score_batches < 1:
             raise UserError("steps must be at least 0; inner_updates, micro_batches and score_batches at least 1")
         for name in ("micro_batches", "score_batches"):
@@ -90,7 +96,7 @@ def make_rl_step(
             part.rollout.prompt_tokens,
             part.rollout.prompt_mask,
             tokens,
-            jnp.ones_like(part.rollout.hint_mask),
+            ESTIMATORS[settings.estimator].masked(tokens.shape, part.rollout.hint_mask),
             chunk=settings.logprob_chunk,
         )
         return objectives.policy_loss(scores, part, settings.objective)

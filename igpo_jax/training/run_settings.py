@@ -44,7 +44,7 @@ class RunSettings:
     mesh: MeshSettings = MeshSettings()
     data: DataSettings = DataSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
-    sampler: Sampler = Sampler()
+    sampler: Sampler = Sampler(temperature=1.2)
     sft: SftSettings = SftSettings()
     rl: RlSettings = RlSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -61,6 +61,11 @@ class RunSettings:
             )
         if self.prompt_length < 1:
             raise UserError(f"prompt_length is {self.prompt_length}, expected at least 1 token")
+        if self.rl.steps and self.sampler.temperature == 0.0:
+            raise UserError(
+                "sampler.temperature is 0, where all completions of a group are equal and nothing can be learnt; "
+                "set it above 0 (the paper: 1.2) or rl.steps to 0"
+            )
         if self.rl.steps and self.rl.hints.answer_room >= self.sampler.length:
             raise UserError(
                 f"rl.hints.answer_room is {self.rl.hints.answer_room}, which leaves no place for hints in "

@@ -23,7 +23,7 @@ from igpo_jax.training.state import TrainState, policy_of
 
 @dataclasses.dataclass(frozen=True)
 class SftSettings:
-    """Length-aligned supervised fine-tuning; the defaults are the paper's."""
+    """Length-aligned supervised fine-tuning; batch and schedule are the paper's, Adam's numbers those of RL."""
 
     steps: int = 1000  #: updates; 0 skips the stage
     batch_size: int = 2048  #: rows per update (4 a device x 8 accumulated x 64 devices)

@@ -169,7 +169,7 @@ class _RlLoop:
         policy = self._cast(policy_of(state.trainable, state.frozen), run.model)
         gathered = rollout.collect(policy, [run.questions["rl"][row] for row in rows], step, self._context)
         clock = time.perf_counter()
-        batch, kept, score_values = self._scored(policy, state, gathered)
+        batch, kept, score_values = self._scored(policy, state, gathered, step)
         score_seconds, clock = time.perf_counter() - clock, time.perf_counter()
         for _ in range(self._settings.inner_updates):
             state, metrics = self._update(state, batch)
@@ -180,19 +180,21 @@ class _RlLoop:
         return state, values
 
     def _scored(
-        self, policy: llada.Policy, state: TrainState, gathered: rollout.Rollout
+        self, policy: llada.Policy, state: TrainState, gathered: rollout.Rollout, step: int
     ) -> tuple[UpdateBatch, np.ndarray, dict[str, float]]:
         """The behaviour and the reference pass, once for all inner updates, and the entropy filter."""
         objective = self._settings.objective
         device: RolloutBatch = sharding.shard_batch(gathered.batch, self._run.mesh)
-        masked = jax.numpy.ones_like(device.hint_mask)
+        masked = rl_step.ESTIMATORS[self._settings.estimator].masked(device.hint_mask.shape, device.hint_mask)
         old = self._score(policy, device, masked)
         reference = self._cast(reference_of(state, self._start), self._run.model)
         ref = self._score(reference, device, masked)
         weight = objectives.kl_weight(gathered.batch.rewards, self._settings.rollout.group_size, objective)
         batch = self._assemble(device, old, ref, sharding.shard_batch(weight, self._run.mesh))
         kept = sharding.to_host(batch.kept)
-        values = {"hint_logp_gap": rl_step.hint_gap(self._score, policy, device, sharding.to_host(old.logp))}
+        values = {}
+        if self._settings.hint_gap_every and step % self._settings.hint_gap_every == 0:
+            values["hint_logp_gap"] = rl_step.hint_gap(self._score, policy, device, sharding.to_host(old.logp))
         return batch, kept, values
 
     def evaluate(self, state: TrainState, step: int) -> float | None:

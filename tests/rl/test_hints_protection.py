@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igpo_jax.errors import UserError
-from igpo_jax.rl.protection import protected_tokens, require_answer, statement_spans, value_spans, value_visible
+from igpo_jax.rl.protection import protected_tokens, statement_spans, value_spans, value_visible
 
 
 def word_offsets(text: str) -> np.ndarray:
@@ -110,14 +110,6 @@ def test_value_visible_needs_every_token_of_one_occurrence():
     decimal_only = np.zeros(len(offsets), bool)
     decimal_only[4:8] = True
     assert not value_visible(text, offsets, "18", decimal_only)
-
-
-def test_a_trace_without_its_answer_is_refused_by_name():
-    require_answer("so 6*3 = 18.", "18", "train-7")
-    with pytest.raises(UserError, match=r"train-7.*'18'"):
-        require_answer("so 6*3 = 118.", "18", "train-7")
-    with pytest.raises(UserError, match="train-8"):
-        require_answer("so 18", " ", "train-8")
 
 
 def test_bad_input_is_named():
