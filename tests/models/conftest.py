@@ -36,7 +36,7 @@ def make_model():
         base |= {"embedding_size": 40, "max_sequence_length": 64, "mask_token_id": 39, "eos_token_id": 38}
         config = llada.ModelConfig(**(base | {"pad_token_id": 38} | fields))
         rng = np.random.default_rng(seed)
-        params = llada.init(jax.random.key(seed), config)
+        params = jax.jit(llada.init, static_argnums=1)(jax.random.key(seed), config)
         shaken = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32), params)
         return llada.Model(config), llada.Policy(shaken)
 

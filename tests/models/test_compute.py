@@ -92,8 +92,8 @@ def test_cast_makes_the_compute_copy_once(make_model, with_compute):
 def test_dtypes_of_results(make_model, with_compute):
     model, policy = make_model()
     low = with_compute(model, dtype="bfloat16")
-    hidden = llada.forward(policy, low, TOKENS)
+    hidden = jax.jit(llada.forward, static_argnums=1)(policy, low, TOKENS)
     assert hidden.dtype == jnp.bfloat16
     assert llada.head_logits(policy, low, hidden).dtype == jnp.float32
-    grads = jax.grad(_loss)(policy, low, TOKENS)
+    grads = jax.jit(jax.grad(_loss), static_argnums=1)(policy, low, TOKENS)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
