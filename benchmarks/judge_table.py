@@ -77,7 +77,14 @@ def _compare(name: str, rows: list[dict[str, Any]], golds: dict[str, str]) -> It
         row = {label: column[place] for label, column in columns.items()}
         if len(set(row.values())) > 1:
             verdict = ours[place]
-            yield {"file": name, "gold": gold, "answer": verdict.answer, "reason": verdict.reason, **row, "end": text[-200:]}
+            yield {
+                "file": name,
+                "gold": gold,
+                "answer": verdict.answer,
+                "reason": verdict.reason,
+                **row,
+                "end": text[-200:],
+            }
 
 
 def _gold(row: dict[str, Any], golds: dict[str, str]) -> str | None:

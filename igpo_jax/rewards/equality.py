@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from igpo_jax.rewards.cleaning import as_text, clean
-from igpo_jax.rewards.grammar import read_answer
-from igpo_jax.rewards.matching import same
-from igpo_jax.rewards.nodes import Node, NotUnderstood
+from igpo_jax.rewards.answers.cleaning import as_text, clean
+from igpo_jax.rewards.answers.grammar import read_answer
+from igpo_jax.rewards.answers.matching import same
+from igpo_jax.rewards.answers.nodes import Node, NotUnderstood
 from igpo_jax.rewards.numbers import plain_number
 
 #: Longer answers (in letters) are compared as text.
@@ -85,7 +85,7 @@ def _compare_unread(left: str, right: str, reason: str) -> Comparison:
     if as_text(left).lower() == as_text(right).lower():
         return Comparison(True, "same text")
     if _CALCULUS.search(left) or _CALCULUS.search(right):
-        from igpo_jax.rewards import symbolic
+        from igpo_jax.rewards.answers import symbolic
 
         equal = symbolic.same_value(left, right)
         if equal is not None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from igpo_jax.errors import check_choice
 from igpo_jax.rewards.equality import compare, compare_quickly
 from igpo_jax.rewards.extraction import extract_answer
+from igpo_jax.rewards.puzzles import judge_countdown, judge_sudoku
 
 #: What a gold answer can be.
-KINDS = ("math",)
+KINDS = ("math", "countdown", "sudoku")
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Open:
 
 def judge_quickly(gold: str, text: str, kind: str) -> Verdict | Open:
     """The verdict where extraction, text and plain numbers settle it, else what a worker must compare."""
-    check_choice("judge kind", kind, KINDS)
     answer = extract_answer(text).answer
     if answer is None:
         return Verdict(False, None, "no answer")
+    if kind != "math":
+        correct, reason = (judge_countdown if kind == "countdown" else judge_sudoku)(gold, answer)
+        return Verdict(correct, answer, reason)
     quick = compare_quickly(gold, answer)
     return Open(gold, answer) if quick is None else Verdict(quick.equal, answer, quick.reason)
 
@@ -51,11 +54,12 @@ def judge_one(gold: str, text: str, kind: str = "math") -> Verdict:
     Args:
         gold: the reference answer.
         text: the whole completion.
-        kind: what ``gold`` is: "math".
+        kind: what ``gold`` is: "math", "countdown" (numbers and target) or "sudoku" (the solution).
 
     Raises:
-        UserError: ``kind`` is unknown.
+        UserError: ``kind`` is unknown, or ``gold`` is not of that kind.
     """
+    check_choice("judge kind", kind, KINDS)
     quick = judge_quickly(gold, text, kind)
     if isinstance(quick, Verdict):
         return quick

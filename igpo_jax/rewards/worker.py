@@ -81,7 +81,7 @@ def _take_streams() -> tuple[int, int]:
 
 def _load_symbolic() -> None:
     """Imports sympy (over half a second of CPU time), outside every comparison's limit."""
-    from igpo_jax.rewards import symbolic
+    from igpo_jax.rewards.answers import symbolic
 
     symbolic.load()
 

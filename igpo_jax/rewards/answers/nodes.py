@@ -13,11 +13,12 @@ class Node:
     """One node.
 
     Attributes:
-        kind: scalars: "number" (name empty, value set), "symbol", "constant" (pi, e, i, infinity), "add", "multiply",
-            "divide", "power", "negate", "plusminus" (name "+" or "-"), "call" (name of the function), "factorial",
-            "degrees", "base" (name: the digits, items: the base). Collections: "list" (bare, order free), "set",
-            "bracket" (name: the two brackets), "matrix" (items are rows), "row", "ratio", "union" (name: the
-            operation). Statements: "relation" (name: the operators, joined by blanks). Words: "text".
+        kind: scalars: "number" (``value``; ``name`` has the digits of a written whole number), "symbol", "constant"
+            (pi, e, i, infty), "add", "multiply", "divide", "inverse", "power", "negate", "plusminus" (name "+" or "-"),
+            "call" (name of the function), "factorial", "degrees", "base" (name: the digits, items: the base).
+            Collections: "list" (bare, order free), "set", "bracket" (name: the two brackets), "matrix" (items are
+            rows), "row", "ratio" (name: "am", "pm" or empty), "union" (name: the operation). Statements: "relation"
+            (name: the signs, joined by blanks). Words: "text".
         items: the children, in order.
         name: see ``kind``.
         value: the exact value of a number.

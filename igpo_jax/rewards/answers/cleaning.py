@@ -1,4 +1,4 @@
-r"""Spellings of one answer brought to one: Unicode, LaTeX layout commands, separators; and text for comparing as text."""
+r"""Spellings of one answer brought to one: Unicode, LaTeX layout commands, separators; and a reduced text."""
 
 import re
 
@@ -56,14 +56,12 @@ _UNICODE = {
     "\u200b": "",
     "\ufeff": "",
 }
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-        "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
-        strict=True,
-    )
+_GREEK_LETTERS = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"
+_GREEK_NAMES = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 )
+_GREEK = dict(zip(_GREEK_LETTERS, _GREEK_NAMES.split(), strict=True))
 _FRACTIONS = {
     "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5),
     "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8),
@@ -80,9 +78,10 @@ _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢ", "0123456789+-ni")
 
 _LAYOUT = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|phantom\{\}|allowbreak|hfill|"
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|allowbreak|hfill|"
     r"centering|hline|rm|it|bf)(?![a-zA-Z])|\\!"
 )
+_PHANTOM = re.compile(r"\\[hv]?phantom\s?(?:\{[^{}]{0,40}\}|[^\\{])")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,|,\\!|\{,\}|\\,)\s{0,2}\d{3})+(?!\d)")
 _SEPARATOR = re.compile(r"[,{}\\!\s]+")
 _WRAPPER = re.compile(r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|mathrm|operatorname)\s?\{([^{}\\]*)\}")
@@ -93,7 +92,7 @@ def clean(text: str) -> str:
     """One spelling for what means the same: ASCII letters and LaTeX commands, no layout, no thousands separators."""
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]{1,40}", lambda found: "^{" + found[0].translate(_RAISED) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢ]{1,40}", lambda found: "_{" + found[0].translate(_LOWERED) + "}", text)
-    text = _join_thousands(text.translate(_TABLE))
+    text = _join_thousands(_PHANTOM.sub(" ", text.translate(_TABLE)))
     return " ".join(_LAYOUT.sub(" ", text).split())
 
 
@@ -118,7 +117,7 @@ def _join_thousands(text: str) -> str:
 
 
 def as_text(cleaned: str) -> str:
-    """Cleaned text reduced for comparing as text: no blanks, delimiters, signs of currency and percent, no full stop."""
+    """Cleaned text for comparing as text: no blanks, delimiters, signs of currency and percent, no full stop."""
     text = _LAID_OUT.sub(" ", _WRAPPER.sub(r"\1", cleaned)).strip(" .,;:")
     text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
     return re.sub(r"(?<!\d) | (?!\d)", "", text)

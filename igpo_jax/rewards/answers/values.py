@@ -5,7 +5,6 @@ identity that holds at all of them by accident does not occur in practice, and a
 it rounds. Every operation is bounded before it starts, so no expression takes long, whatever it says.
 """
 
-import math
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,12 +13,12 @@ from typing import Any
 
 import mpmath
 
-from igpo_jax.rewards.nodes import Node
+from igpo_jax.rewards.answers.exact import Inexact, NoValue, arguments, exact
+from igpo_jax.rewards.answers.nodes import Node
+from igpo_jax.rewards.answers.words import names
 
 #: Working precision in bits, and the bits on which two equal values agree.
 PRECISION, AGREEMENT = 400, 230
-#: Bits of an exact numerator or denominator.
-EXACT_BITS = 24_000
 #: Binary exponent beyond which a number has no value here; keeps every mpmath call short.
 _MAGNITUDE = 10**15
 #: Angles and other arguments that a function reduces, as a binary exponent.
@@ -30,111 +29,6 @@ _context = mpmath.MPContext()
 _context.prec = PRECISION
 #: What cancelling values of size one leaves behind.
 _ROUNDING = _context.mpf(2) ** -(PRECISION - 40)
-
-
-class NoValue(Exception):
-    """The tree has no value that can be computed here: not a scalar, undefined, or too large."""
-
-
-class Inexact(Exception):
-    """The tree's value is not a fraction of moderate size."""
-
-
-# --- exact ----------------------------------------------------------------------------------------------------------
-
-
-def exact(node: Node) -> Fraction:
-    """The exact value of a tree of rational operations.
-
-    Raises:
-        Inexact: the value is not rational, is too large to write out, or depends on a symbol.
-        NoValue: the tree divides by zero.
-    """
-    return _bounded(_exact(node))
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > EXACT_BITS:
-        raise Inexact
-    return value
-
-
-def _exact(node: Node) -> Fraction:
-    kind = node.kind
-    if kind == "number" and node.value is not None:
-        return node.value
-    if kind == "degrees":
-        return exact(node.items[0])
-    if kind == "negate":
-        return -exact(node.items[0])
-    if kind == "add":
-        return reduce(lambda total, item: _bounded(total + exact(item)), node.items, Fraction(0))
-    if kind == "multiply":
-        return reduce(lambda total, item: _bounded(total * exact(item)), node.items, Fraction(1))
-    if kind == "divide":
-        top, bottom = (exact(item) for item in node.items)
-        if bottom == 0:
-            raise NoValue
-        return top / bottom
-    if kind == "power":
-        return _exact_power(*(exact(item) for item in node.items))
-    if kind == "factorial":
-        return Fraction(math.factorial(_small(exact(node.items[0]), 3000)))
-    if kind == "call" and node.name in _EXACT_CALLS:
-        return _EXACT_CALLS[node.name]([exact(item) for item in _arguments(node)])
-    raise Inexact
-
-
-def _arguments(node: Node) -> tuple[Node, ...]:
-    return node.items[0].items if len(node.items) == 1 and node.items[0].kind == "set" else node.items
-
-
-def _exact_power(base: Fraction, exponent: Fraction) -> Fraction:
-    if base == 0 and exponent < 0:
-        raise NoValue
-    power = _small(abs(exponent), EXACT_BITS)
-    if power * max(base.numerator.bit_length(), base.denominator.bit_length()) > 2 * EXACT_BITS:
-        raise Inexact
-    return base**power if exponent >= 0 else 1 / base**power
-
-
-def _small(value: Fraction, limit: int) -> int:
-    if value.denominator != 1 or not 0 <= value <= limit:
-        raise Inexact
-    return int(value)
-
-
-def _integers(values: list[Fraction]) -> list[int]:
-    if not values or any(value.denominator != 1 for value in values):
-        raise Inexact
-    return [int(value) for value in values]
-
-
-def _exact_binomial(values: list[Fraction]) -> Fraction:
-    top, bottom = _integers(values)
-    return Fraction(math.comb(_small(Fraction(top), 5000), _small(Fraction(bottom), 5000)))
-
-
-def _exact_root(values: list[Fraction]) -> Fraction:
-    if values[0].denominator != 1 or values[0] < 0 or len(values) > 1:
-        raise Inexact
-    root = math.isqrt(int(values[0]))
-    if root * root != values[0]:
-        raise Inexact
-    return Fraction(root)
-
-
-_EXACT_CALLS = {
-    "abs": lambda values: abs(values[0]),
-    "floor": lambda values: Fraction(math.floor(values[0])),
-    "ceil": lambda values: Fraction(math.ceil(values[0])),
-    "gcd": lambda values: Fraction(math.gcd(*_integers(values))),
-    "lcm": lambda values: Fraction(math.lcm(*_integers(values))),
-    "max": lambda values: max(values),
-    "min": lambda values: min(values),
-    "binom": _exact_binomial,
-    "sqrt": _exact_root,
-}
 
 
 # --- numeric --------------------------------------------------------------------------------------------------------
@@ -173,7 +67,7 @@ class _Evaluator:
         return _sized(method(node))
 
     def _values(self, node: Node) -> list[_Number]:
-        return [self.value(item) for item in _arguments(node)]
+        return [self.value(item) for item in arguments(node)]
 
     def _number(self, node: Node) -> _Number:
         if node.value is None:
@@ -208,6 +102,9 @@ class _Evaluator:
     def _divide(self, node: Node) -> _Number:
         top, bottom = self._values(node)
         return top / bottom
+
+    def _inverse(self, node: Node) -> _Number:
+        return 1 / self.value(node.items[0])
 
     def _power(self, node: Node) -> _Number:
         base, exponent = self._values(node)
@@ -292,10 +189,12 @@ def _binomial(top: _Number, bottom: _Number) -> _Number:
     return _context.binomial(top, bottom)
 
 
-_TRIGONOMETRIC = frozenset("sin cos tan cot sec csc".split())
+_TRIGONOMETRIC = names("sin cos tan cot sec csc")
 _CALLS = {
-    **{name: getattr(_context, name) for name in "sin cos tan cot sec csc sinh cosh tanh exp floor ceil".split()},
-    **{f"arc{name}": getattr(_context, f"a{name}") for name in "sin cos tan cot sec csc sinh cosh tanh".split()},
+    **{
+        name: getattr(_context, name) for name in sorted(names("sin cos tan cot sec csc sinh cosh tanh exp floor ceil"))
+    },
+    **{f"arc{name}": getattr(_context, f"a{name}") for name in sorted(names("sin cos tan cot sec csc sinh cosh tanh"))},
     "abs": abs,
     "sqrt": _context.sqrt,
     "root": _root,
@@ -303,7 +202,7 @@ _CALLS = {
     "max": max,
     "min": min,
 }
-_REDUCING = _TRIGONOMETRIC | frozenset("sinh cosh tanh exp floor ceil".split())
+_REDUCING = _TRIGONOMETRIC | names("sinh cosh tanh exp floor ceil")
 
 
 # --- equality -------------------------------------------------------------------------------------------------------
@@ -315,12 +214,12 @@ def symbols(node: Node) -> set[str]:
     return found.union(*(symbols(item) for item in node.items))
 
 
-def points(names: set[str]) -> Iterator[dict[str, _Number]]:
+def points(free: set[str]) -> Iterator[dict[str, _Number]]:
     """Sample points, the same in every process: four positive ones, small and large, then three of mixed signs."""
     scales = (1, 1, 7, 30, 1, 3, 1)
     for place, scale in enumerate(scales):
         point = {}
-        for order, name in enumerate(sorted(names)):
+        for order, name in enumerate(sorted(free)):
             digits = zlib.crc32(f"{name}/{place}".encode()) + 1
             value = scale * (_context.mpf(digits) / 2**32 + _context.mpf(1) / 3)
             negative = place >= 4 and (order + place) % 2 == 0
@@ -348,11 +247,11 @@ def _has_bare_log(node: Node) -> bool:
 
 
 def _agree(left: Node, right: Node, logarithm: int) -> bool:
-    names = symbols(left) | symbols(right)
-    if not names:
+    free = symbols(left) | symbols(right)
+    if not free:
         return close(approximate(left, {}, logarithm), approximate(right, {}, logarithm))
     pairs = []
-    for point in points(names):
+    for point in points(free):
         try:
             pairs.append((approximate(left, point, logarithm), approximate(right, point, logarithm)))
         except NoValue:

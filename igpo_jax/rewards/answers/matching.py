@@ -2,13 +2,14 @@
 
 import re
 
-from igpo_jax.rewards.nodes import Node
-from igpo_jax.rewards.reals import same_reals
-from igpo_jax.rewards.values import NoValue, approximate, close, points, same_value, symbols
+from igpo_jax.rewards.answers.nodes import Node
+from igpo_jax.rewards.answers.reals import same_reals
+from igpo_jax.rewards.answers.values import NoValue, approximate, close, points, same_value, symbols
+from igpo_jax.rewards.answers.words import names
 
 #: More members than this are compared in order only.
 _MAX_UNORDERED = 40
-_SCALARS = frozenset("number symbol constant add multiply divide power negate call factorial degrees".split())
+_SCALARS = names("number symbol constant add multiply divide inverse power negate call factorial degrees")
 _FUNCTION_NAMES = frozenset("fghpqFGHPQE")
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
@@ -154,11 +155,11 @@ def _oriented(node: Node) -> Node:
 def _proportional(left: Node, right: Node) -> bool:
     """Whether the two sides' differences are proportional: the same equation, or inequality with a positive factor."""
     first, second = (Node("add", (node.items[0], Node("negate", (node.items[1],)))) for node in (left, right))
-    names = symbols(first)
-    if not names or names != symbols(second):
+    free = symbols(first)
+    if not free or free != symbols(second):
         return False
     ratios = []
-    for point in points(names):
+    for point in points(free):
         try:
             top, bottom = approximate(first, point), approximate(second, point)
         except NoValue:
@@ -215,9 +216,9 @@ def _same_words(left: Node, right: Node) -> bool:
     words, other = (left, right) if left.kind == "text" else (right, left)
     if other.kind == "multiply" and len(words.name) == 1 and other.items[0].kind in ("symbol", "text"):
         return words.name == other.items[0].name.lower()  # a choice and its content, "(B) 12"
-    names = [item.name for item in (other.items if other.kind == "multiply" else (other,))]
-    scalar = other.kind in ("symbol", "constant", "multiply") and all(names)
-    return scalar and _letters(words.name) == "".join(names).lower()
+    letters = [item.name for item in (other.items if other.kind == "multiply" else (other,))]
+    scalar = other.kind in ("symbol", "constant", "multiply") and all(letters)
+    return scalar and _letters(words.name) == "".join(letters).lower()
 
 
 def _letters(words: str) -> str:

@@ -1,10 +1,10 @@
-"""Sets of real numbers as sorted disjoint intervals, so that ``x > 2`` equals ``(2, \\infty)``, however it is written."""
+r"""Sets of real numbers as sorted disjoint intervals, so that ``x > 2`` equals ``(2, \infty)``."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from igpo_jax.rewards.nodes import Node
-from igpo_jax.rewards.values import NoValue, approximate, close, symbols
+from igpo_jax.rewards.answers.nodes import Node
+from igpo_jax.rewards.answers.values import NoValue, approximate, close, symbols
 
 _INFINITY = Node("constant", name="infty")
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
@@ -66,7 +66,7 @@ def _solutions(node: Node) -> list[Interval]:
     if place is None or not all(sign in _MIRRORED for sign in signs):
         raise NoValue
     result = _everything()
-    for other, sign in ((place - 1, _MIRRORED[signs[place - 1]] if place else ""), (place + 1, (signs + [""])[place])):
+    for other, sign in ((place - 1, _MIRRORED[signs[place - 1]] if place else ""), (place + 1, [*signs, ""][place])):
         if 0 <= other < len(node.items):
             result = _intersect(result, _compared(sign, node.items[other]))
     if len(node.items) > 2 and place != 1:

@@ -1,8 +1,14 @@
 """Words with a meaning of their own in an answer."""
 
+
+def names(text: str) -> frozenset[str]:
+    """The words of ``text`` as a set."""
+    return frozenset(text.split())
+
+
 _SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
@@ -16,7 +22,7 @@ MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion":
 #: Endings of ordinals, written as an exponent.
 ORDINALS = frozenset(["st", "nd", "rd", "th"])
 #: Names of months and days: a number beside one is a date, not a value with a unit.
-CALENDAR = frozenset(
+CALENDAR = names(
     "january february march april may june july august september october november december monday tuesday wednesday "
-    "thursday friday saturday sunday".split()
+    "thursday friday saturday sunday"
 )

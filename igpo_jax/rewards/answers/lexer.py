@@ -7,29 +7,29 @@ What LaTeX leaves open, plain text closes by convention: a run of letters is a n
 import re
 from dataclasses import dataclass
 
-from igpo_jax.rewards.nodes import NotUnderstood
-from igpo_jax.rewards.words import ORDINALS
+from igpo_jax.rewards.answers.nodes import NotUnderstood
+from igpo_jax.rewards.answers.words import ORDINALS, names
 
 #: Longer answers, in tokens, are compared as text.
 MAX_TOKENS = 1200
 #: Longer numerals, in digits, are compared as text.
 MAX_DIGITS = 1000
 
-FUNCTIONS = frozenset(
+FUNCTIONS = names(
     "sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh ln log lg exp abs floor ceil gcd lcm "
-    "max min".split()
+    "max min"
 )
-_KNOWN = FUNCTIONS | frozenset("sqrt frac dfrac tfrac pi infty infinity cdot times cup cap pm binom emptyset".split())
+_KNOWN = FUNCTIONS | names("sqrt frac dfrac tfrac pi infty infinity cdot times cup cap binom emptyset")
 _SPELLINGS = {"infinity": "infty", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "lg": "log"}
-_UNITS = frozenset(
+_UNITS = names(
     "m cm mm km ft in yd mi g kg mg lb lbs oz s sec min h hr hrs ms mph kph L mL ml cl gal N J W V Hz kW Pa cc "
-    "am pm AM PM USD".split()
+    "am pm AM PM USD"
 )
-_SHORT_WORDS = frozenset("no of by to is if at on up us we it yes all and one two six ten red day odd".split())
-_TEXT = frozenset("text textbf textit textrm textnormal textsf texttt mbox hbox emph textsc".split())
-_ROMAN = frozenset("mathrm operatorname mathsf mathtt".split())
-_TRANSPARENT = frozenset("mathbf boldsymbol bm vec hat mathit overrightarrow underline widehat boxed fbox".split())
-_SPACES = frozenset("quad qquad enspace thinspace space".split())
+_SHORT_WORDS = names("no of by to is if at on up us we it yes all and one two six ten red day odd")
+_TEXT = names("text textbf textit textrm textnormal textsf texttt mbox hbox emph textsc")
+_ROMAN = names("mathrm operatorname mathsf mathtt")
+_TRANSPARENT = names("mathbf boldsymbol bm vec hat mathit overrightarrow underline widehat boxed fbox")
+_SPACES = names("quad qquad enspace thinspace space")
 
 _TOKEN = re.compile(
     r"(?P<space>\s+|\\[,;:>! ]|~)"

@@ -1,0 +1,1 @@
+"""Answers as trees: cleaned, read by a grammar, compared in value."""
