@@ -124,7 +124,7 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
         saved.add({name: values[name] for name in _TABLE_MEANS} | {"steps": 1.0})
         score = loop.evaluate(state, step + 1)
         run.log.write(run.settings.name, step + 1, values)
-        progress.update(step + 1, {short: values[name] for short, name in _LINE.items()})
+        progress.update(step + 1, {short: values[name] for short, name in _LINE.items() if name in values})
         saved.save(step + 1, state, score)
     steps = saved.sums.get("steps", 0.0)
     means = {name: saved.sums[name] / steps for name in _TABLE_MEANS} if steps else {}
