@@ -13,7 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from convert import arrays, hf
+from convert import arrays
+from convert.checkpoint_files import load_config, read_json
 from igpo_jax.errors import UserError
 from igpo_jax.models.config import ModelConfig
 from igpo_jax.models.params import Params, abstract
@@ -37,7 +38,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
       UserError: it cannot be read, or is of a format that this version does not know.
     """
     path = pathlib.Path(folder) / MANIFEST
-    manifest = hf.read_json(path)
+    manifest = read_json(path)
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}; import the model again")
     return manifest
@@ -54,7 +55,7 @@ def load(folder: Path, mesh: Mesh | None = None, dtype: str | None = "float32") 
     Raises:
       UserError: the folder is damaged, or its paths, shapes or dtypes are not those of its config.json.
     """
-    manifest, config = read_manifest(folder), hf.load_config(folder)
+    manifest, config = read_manifest(folder), load_config(folder)
     path = pathlib.Path(folder) / PARAMS
     arrays.check(arrays.stored(path), arrays.flatten(abstract(config, jnp.dtype(manifest["dtype"]))), str(path))
     return config, arrays.restore(path, abstract(config, jnp.dtype(dtype or manifest["dtype"]), mesh))

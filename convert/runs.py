@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from convert import arrays, hf
+from convert import arrays
+from convert.checkpoint_files import read_json
 from igpo_jax import settings as settings_lib
 from igpo_jax.errors import UserError
 from igpo_jax.models import lora
@@ -66,8 +67,8 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = pathlib.Path(folder)
         path = self.folder / "model_config.json"
-        self.config = ModelConfig.from_hf(hf.read_json(path), str(path))
-        self._settings = hf.read_json(self.folder / "config.json")
+        self.config = ModelConfig.from_hf(read_json(path), str(path))
+        self._settings = read_json(self.folder / "config.json")
         self.stages = [name for name, steps in ((s, self._section(s).get("steps")) for s in self._names()) if steps]
 
     def _names(self) -> tuple[str, str]:

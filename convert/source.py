@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from convert import hf, model_dir, runs
+from convert.checkpoint_files import is_checkpoint_dir
 from igpo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models.config import DTYPES, ModelConfig
@@ -53,7 +54,7 @@ def kind_of(path: Path) -> str:
         return "model"
     if runs.is_run_dir(folder):
         return "run"
-    if hf.is_checkpoint_dir(folder):
+    if is_checkpoint_dir(folder):
         return "hf"
     found = ", ".join(sorted(item.name for item in folder.iterdir())[:5]) or "nothing"
     raise UserError(

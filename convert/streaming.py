@@ -1,15 +1,19 @@
 """Orbax checkpoints written and read piece by piece, so that no whole array, let alone a whole tree, is in memory.
 
-Orbax writes a tree by handing each leaf to the handler of its type. The handler here belongs to two types of its own: a
+Orbax writes a tree by handing each leaf to the handler of its type. The handlers here belong to two types of our own: a
 ``Slot`` has a shape and a dtype but no values, which arrive afterwards, in any order and one slice at a time; and a
-``Stored`` array is opened but not read. What lands on disk is Orbax's own format, with Orbax's own metadata, and any
-Orbax program restores it as usual.
+``Stored`` array is opened but not read. What lands on disk is Orbax's own format with Orbax's own metadata, and any
+program restores it with Orbax as usual.
 """
 
+import asyncio
+import collections
+import contextlib
 import dataclasses
+import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +30,9 @@ _CHUNK_BYTES = 2**20
 #: Orbax collects chunks into files of about this size, and holds a file in memory until it is full.
 _FILE_BYTES = 2**26
 
+#: Pieces under way to the disk, while the next one is being prepared.
+_UNDER_WAY_BYTES = 2**27
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -34,6 +41,11 @@ class Slot:
     shape: tuple[int, ...]
     dtype: np.dtype
     stacked: bool = False  #: whether dimension 0 is the layer axis, and a piece is one layer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def piece(self) -> tuple[int, ...]:
@@ -46,7 +58,7 @@ class Piece:
     """Values for a slot: one layer of a stacked array, or a whole array."""
 
     path: str  #: of the slot, as in "blocks/q_proj/weight"
-    layer: int | None
+    layer: int | None  #: None for a slot that is not stacked
     values: np.ndarray
 
 
@@ -76,45 +88,36 @@ def write(path: Path, slots: Any, pieces: Iterable[Piece]) -> None:
     Args:
       path: folder to make; the checkpoint appears there once it is complete.
       slots: the tree.
-      pieces: values for every slot, each asked for when the one before it has been handed on.
+      pieces: values for every slot; each is asked for when those before it are mostly written.
 
     Raises:
-      ValueError: a piece belongs to no slot, comes twice, has another shape, or one is missing.
+      ValueError: a piece belongs to no slot, comes twice or has another shape, or one is missing.
     """
     arguments = ocp.args.PyTreeSave(
         slots,
         save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), slots),
         ocdbt_target_data_file_size=_FILE_BYTES,
     )
-    registry = ocp.type_handlers.create_type_handler_registry((Slot, _Handler(pieces)))
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(_absolute(path), args=arguments)
+    registry = ocp.type_handlers.create_type_handler_registry((Slot, _SlotHandler(pieces)))
+    with _quiet():
+        # Trained weights hardly compress, and without compression the size on disk is known beforehand.
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(_absolute(path), args=arguments)
 
 
-def open_arrays(path: Path, paths: Iterable[str] | None = None) -> Any:
-    """Opens the arrays of an Orbax checkpoint without reading them: its tree with a ``Stored`` in every leaf.
-
-    Args:
-      path: folder of the checkpoint, by whatever program.
-      paths: top-level names to open, by default all.
-    """
-    registry = ocp.type_handlers.create_type_handler_registry((Stored, _Handler(())))
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    tree = ocp.PyTreeCheckpointHandler().metadata(_absolute(path)).tree
-    if paths is not None:
-        tree = {name: tree[name] for name in paths}
-    wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=Stored), tree)
-    return handler.restore(
-        _absolute(path), args=ocp.args.PyTreeRestore(tree, restore_args=wanted, partial_restore=paths is not None)
-    )
+def open_arrays(path: Path) -> Any:
+    """Opens the arrays of an Orbax checkpoint, whoever wrote it: its tree with a ``Stored`` in every leaf."""
+    registry = ocp.type_handlers.create_type_handler_registry((Stored, _StoredHandler()))
+    with _quiet():
+        tree = ocp.PyTreeCheckpointHandler().metadata(_absolute(path)).tree
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+        wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=Stored), tree)
+        return handler.restore(_absolute(path), args=ocp.args.PyTreeRestore(restore_args=wanted))
 
 
 class _Handler(ocp.type_handlers.TypeHandler):
-    """Writes ``Slot`` leaves from pieces and opens leaves as ``Stored``; stored leaves look like numpy arrays."""
-
-    def __init__(self, pieces: Iterable[Piece]):
-        self._pieces = pieces
+    """What both handlers share: their arrays look like numpy's to who reads the checkpoint later."""
 
     def typestr(self) -> str:
         return "np.ndarray"
@@ -122,42 +125,103 @@ class _Handler(ocp.type_handlers.TypeHandler):
     async def metadata(self, infos: Sequence[Any]) -> Sequence[Any]:
         return await ocp.type_handlers.NumpyHandler().metadata(infos)
 
+    async def serialize(self, values: Sequence[Any], infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
+        raise TypeError("only a Slot is written")
+
+    async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
+        raise TypeError("only a Stored array is opened")
+
+
+class _SlotHandler(_Handler):
+    """Writes slots from pieces."""
+
+    def __init__(self, pieces: Iterable[Piece]):
+        self._pieces = pieces
+
     async def serialize(self, values: Sequence[Slot], infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
-        stores, missing = {}, {}
+        opened = {}
         for slot, info, arg in zip(values, infos, args, strict=True):
-            spec = ocp.type_handlers.get_json_tspec_write(
-                info, True, slot.shape, slot.piece, slot.dtype, process_index=0, arg=arg
-            )
-            store = await tensorstore.open(tensorstore.Spec(spec), create=True, context=info.ts_context)
             path = jax.tree_util.keystr(info.keypath, simple=True, separator="/")
-            stores[path] = (slot, store)
-            missing[path] = set(range(slot.shape[0])) if slot.stacked else {None}
-        for piece in self._pieces:
-            if piece.path not in stores or piece.layer not in missing[piece.path]:
-                raise ValueError(f"{piece.path} takes no (second) piece {piece.layer}")
-            slot, store = stores[piece.path]
-            values_ = piece.values[None] if slot.stacked else piece.values
-            if values_.shape != slot.piece or values_.dtype != slot.dtype:
-                raise ValueError(f"{piece.path} takes {slot.piece}, not {values_.shape}")
-            missing[piece.path].remove(piece.layer)
-            await (store[piece.layer : piece.layer + 1] if slot.stacked else store).write(values_)
-        if any(missing.values()):
-            raise ValueError(f"no values for {[path for path, layers in missing.items() if layers]}")
+            opened[path] = _OpenSlot(slot, await _create(slot, info, arg))
+        await self._write(opened)
+        for path, open_slot in opened.items():
+            if open_slot.missing:
+                raise ValueError(f"no values came for {path}, layers {sorted(open_slot.missing)}")
         return []
+
+    async def _write(self, opened: Mapping[str, "_OpenSlot"]) -> None:
+        under_way: collections.deque[tuple[int, Any]] = collections.deque()
+        try:
+            for piece in self._pieces:
+                if piece.path not in opened:
+                    raise ValueError(f"there is no slot {piece.path}")
+                under_way.append((piece.values.nbytes, opened[piece.path].write(piece)))
+                while sum(size for size, _ in under_way) > _UNDER_WAY_BYTES:
+                    await under_way.popleft()[1]
+            await asyncio.gather(*(writing for _, writing in under_way))
+        except BaseException:
+            for _, writing in under_way:
+                writing.cancel()
+            raise
+
+
+class _OpenSlot:
+    """A slot with the array on disk that takes its values."""
+
+    def __init__(self, slot: Slot, store: Any):
+        self._slot, self._store = slot, store
+        self.missing = set(range(slot.shape[0] if slot.stacked else 1))
+
+    def write(self, piece: Piece) -> Any:
+        """Starts writing one piece."""
+        layer = piece.layer or 0
+        values = piece.values[None] if self._slot.stacked else piece.values
+        if values.shape != self._slot.piece or values.dtype != self._slot.dtype:
+            raise ValueError(
+                f"{piece.path} takes {self._slot.dtype}{self._slot.piece}, not {values.dtype}{values.shape}"
+            )
+        if layer not in self.missing:
+            raise ValueError(f"{piece.path} has no layer {layer}, or got it twice")
+        self.missing.remove(layer)
+        target = self._store[layer : layer + 1] if self._slot.stacked else self._store
+        return asyncio.ensure_future(_finished(target.write(values, can_reference_source_data_indefinitely=True)))
+
+
+class _StoredHandler(_Handler):
+    """Opens arrays without reading them."""
 
     async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Stored]:
         specs = [ocp.type_handlers.get_json_tspec_read(info, bool(info.is_ocdbt_checkpoint)) for info in infos]
-        stores = [
-            await tensorstore.open(tensorstore.Spec(spec), open=True, context=info.ts_context)
+        opening = [
+            tensorstore.open(tensorstore.Spec(spec), open=True, context=info.ts_context)
             for spec, info in zip(specs, infos, strict=True)
         ]
-        return [Stored(store) for store in stores]
+        return [Stored(await store) for store in opening]
+
+
+async def _create(slot: Slot, info: Any, arg: Any) -> Any:
+    """A new array on disk, chunked within a piece, where Orbax wants it."""
+    spec = ocp.type_handlers.get_json_tspec_write(
+        info, True, slot.shape, slot.piece, slot.dtype, process_index=0, arg=arg
+    )
+    return await tensorstore.open(tensorstore.Spec(spec), create=True, context=info.ts_context)
+
+
+async def _finished(writing: Any) -> None:
+    await writing
 
 
 def _absolute(path: Path) -> epath.Path:
     return epath.Path(os.path.abspath(path))
 
 
-def nbytes(slot: Slot) -> int:
-    """Bytes of a slot's values."""
-    return math.prod(slot.shape) * slot.dtype.itemsize
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's notice that it finds no handler for jax arrays, of which there are none."""
+    orbax = logging.getLogger("absl")
+    level = orbax.level
+    orbax.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        orbax.setLevel(level)
