@@ -63,7 +63,7 @@ def inputs(example, prompts):
     return tokens, valid, hints, gumbels, uniforms, rng.normal(size=VOCAB).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(example=EXAMPLES)
 def test_equals_the_plain_loop(small, prompts, plain_loop, assert_same, example):
     policy, model = small

@@ -71,7 +71,8 @@ def test_tokens_are_equal_on_one_and_eight_devices(small, batch, one_device, mes
     assert int(one.forwards) == int(eight.forwards)
 
 
-def test_host_arrays_are_spread_over_the_mesh(small, batch, mesh):
+def test_host_arrays_are_spread_over_the_mesh(small, batch):
+    mesh = meshes.make_mesh(meshes.MeshSettings(2, 2, 2))
     tokens, valid, hints = batch
     sampler = SAMPLERS[0]
     one = denoise.denoise(*small, sampler, tokens, valid, noise.KeyNoise(keys_of(np.arange(BATCH))), hints=hints)
