@@ -1,13 +1,14 @@
 """The paper's whole recipe on an embedded task, in minutes on a laptop's CPU.
 
-A 0.17M-parameter LLaDA learns word problems over a three-digit number (chains of operations) by SFT on verified
-traces, then by IGPO on longer chains, where most groups of eight are wrong as a whole.
+A 0.17M-parameter LLaDA learns word problems about money (chains of operations on a three-digit number) by SFT on
+verified traces of one to four operations. IGPO goes on with chains of up to six: the longer ones it has never seen, so
+their groups of eight are mostly wrong as a whole, and hints from the traces rescue many of them.
 
 Launch:
-  python -m igpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart        # IGPO
-  python -m igpo_jax.train --config=configs/quickstart.py:grpo --workdir=runs/baseline     # size-matched GRPO
+  python -m igpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart           # IGPO
+  python -m igpo_jax.train --config=configs/quickstart.py:grpo --workdir=runs/baseline        # size-matched GRPO
+  python -m igpo_jax.train --config=configs/quickstart.py:official --workdir=runs/official    # as the released code does
 """
-
 
 from igpo_jax.data.settings import DataSettings
 from igpo_jax.data.tokenizers import TokenizerSettings
@@ -16,6 +17,7 @@ from igpo_jax.errors import check_choice
 from igpo_jax.rl.hints import HintSettings
 from igpo_jax.rl.objectives import Objective
 from igpo_jax.rl.rollout import RolloutSettings
+from igpo_jax.training import presets
 from igpo_jax.training.checkpoints import CheckpointSettings
 from igpo_jax.training.evaluation import EvaluationSettings
 from igpo_jax.training.optimizers import OptimizerSettings
@@ -24,57 +26,59 @@ from igpo_jax.training.run_settings import ModelSettings, RunSettings
 from igpo_jax.training.sft import SftSettings
 
 #: variant -> what all-wrong groups draw a second time.
-VARIANTS = {"igpo": "inpaint", "grpo": "plain"}
+VARIANTS = {"igpo": "inpaint", "grpo": "plain", "official": "inpaint"}
 
 
 def get_config(variant: str = "igpo") -> RunSettings:
-    """The quickstart, as IGPO or as the size-matched GRPO baseline.
+    """The quickstart, as IGPO, as the size-matched GRPO baseline, or with the released code's departures.
 
     Args:
-      variant: "igpo", or "grpo" for the baseline whose all-wrong groups draw a second plain batch.
+      variant: "igpo"; "grpo", whose all-wrong groups draw a second plain batch; or "official".
     """
     check_choice("the config's variant", variant, VARIANTS)
-    rollout = RolloutSettings(groups=16, group_size=8, rows_per_program=128, second_batch=VARIANTS[variant])
-    return RunSettings(
+    rollout = RolloutSettings(groups=32, group_size=8, rows_per_program=128, second_batch=VARIANTS[variant])
+    settings = RunSettings(
         name=variant,
-        prompt_length=48,
+        prompt_length=50,
         template="plain",
         model=ModelSettings(d_model=64, n_layers=3, n_heads=4, n_kv_heads=4, mlp_hidden_size=192),
         data=DataSettings(
             name="chain",
             sft_lengths=(1, 2, 3, 4),
-            rl_lengths=(3, 4, 5),
-            test_lengths=(1, 2, 3, 4, 5),
+            rl_lengths=(2, 3, 4, 5, 6),
+            test_lengths=(1, 2, 3, 4, 5, 6),
             sft_rows=20000,
             rl_rows=4000,
-            test_rows=500,
+            test_rows=480,
         ),
         tokenizer=TokenizerSettings(kind="words"),
         sampler=Sampler(length=48, steps=24, block_length=16, temperature=1.0),
         sft=SftSettings(
-            steps=500,
+            steps=850,
             batch_size=128,
             log_every=25,
             optimizer=OptimizerSettings(
                 learning_rate=3e-3,
                 schedule="wsd",
                 warmup_steps=50,
-                decay_fraction=0.3,
+                decay_fraction=0.25,
                 final_learning_rate=3e-4,
+                b2=0.98,
                 weight_decay=0.01,
                 clip_norm=1.0,
             ),
         ),
         rl=RlSettings(
-            steps=30,
+            steps=45,
             inner_updates=4,
             rollout=rollout,
             hints=HintSettings(answer_room=8),
-            objective=Objective(),
+            objective=Objective(kl_coef=0.002),
             optimizer=OptimizerSettings(
-                learning_rate=2e-4, schedule="constant", warmup_steps=5, weight_decay=0.01, clip_norm=1.0
+                learning_rate=1e-4, schedule="constant", warmup_steps=10, b2=0.98, weight_decay=0.01, clip_norm=1.0
             ),
         ),
-        evaluation=EvaluationSettings(every=10, rows_per_program=128),
+        evaluation=EvaluationSettings(every=15, rows_per_program=128),
         checkpoints=CheckpointSettings(every=100),
     )
+    return presets.official(settings) if variant == "official" else settings
