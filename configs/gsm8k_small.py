@@ -31,13 +31,13 @@ def get_config(variant: str = "igpo") -> RunSettings:
         name=variant,
         prompt_length=128,
         long_prompts="drop",
-        model=ModelSettings(d_model=128, n_layers=4, n_heads=4, n_kv_heads=4, mlp_hidden_size=384),
+        model=ModelSettings(d_model=96, n_layers=3, n_heads=4, n_kv_heads=4, mlp_hidden_size=256),
         data=DataSettings(name="gsm8k"),
         tokenizer=TokenizerSettings(kind="bpe", vocab_size=2048),
         sampler=Sampler(length=128, steps=64, block_length=32, temperature=1.0),
         sft=SftSettings(
             steps=300,
-            batch_size=64,
+            batch_size=32,
             optimizer=OptimizerSettings(
                 learning_rate=2e-3,
                 schedule="wsd",
@@ -49,7 +49,7 @@ def get_config(variant: str = "igpo") -> RunSettings:
             ),
         ),
         rl=RlSettings(
-            steps=10,
+            steps=6,
             inner_updates=2,
             save_rollouts_every=1,
             rollout=rollout,
@@ -58,5 +58,5 @@ def get_config(variant: str = "igpo") -> RunSettings:
             ),
         ),
         evaluation=EvaluationSettings(questions=128, rows_per_program=64),
-        checkpoints=CheckpointSettings(every=100),
+        checkpoints=CheckpointSettings(every=50),
     )

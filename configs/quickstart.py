@@ -7,7 +7,7 @@ their groups of eight are mostly wrong as a whole, and hints from the traces res
 Launch:
   python -m igpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart           # IGPO
   python -m igpo_jax.train --config=configs/quickstart.py:grpo --workdir=runs/baseline        # size-matched GRPO
-  python -m igpo_jax.train --config=configs/quickstart.py:official --workdir=runs/official    # as the released code does
+  python -m igpo_jax.train --config=configs/quickstart.py:official --workdir=runs/official    # as the released code
 """
 
 from igpo_jax.data.settings import DataSettings
@@ -79,6 +79,6 @@ def get_config(variant: str = "igpo") -> RunSettings:
             ),
         ),
         evaluation=EvaluationSettings(every=15, rows_per_program=128),
-        checkpoints=CheckpointSettings(every=100),
+        checkpoints=CheckpointSettings(every=25),
     )
     return presets.official(settings) if variant == "official" else settings

@@ -44,9 +44,9 @@ SUBJECTS = (
     Subject(
         "training_accuracy",
         "Plain samples during training, before any hint",
-        "correct [%]",
+        "pass@k [%]",
         "rl",
-        (("pass_at_1", "correct"), ("no_answer", "without an answer")),
+        ((r"pass_at_\d+", ""), ("no_answer", "without an answer")),
         _PERCENT,
     ),
     Subject(
@@ -86,6 +86,13 @@ SUBJECTS = (
         "rl",
         (("clip_low", "below the range"), ("clip_high", "above the range")),
         _PERCENT,
+    ),
+    Subject(
+        "hint_gap",
+        "What hints are worth to the generated tokens of hinted rows",
+        "gain in log-prob [nats per token]",
+        "rl",
+        (("hint_logp_gap", "with hints in view minus without"),),
     ),
     Subject("kl", "KL to the reference", "KL estimate [nats]", "rl", (("kl", "KL"),)),
     Subject("gradient_norm", "Gradient norm before the clip", "norm", "rl", (("grad_norm", "norm"),), log=True),

@@ -13,7 +13,7 @@ from igpo_jax.models import llada
 from igpo_jax.parallel import sharding
 from igpo_jax.rl import objectives, rollout
 from igpo_jax.rl.batch import RolloutBatch, UpdateBatch
-from igpo_jax.training import console, optimizers, rollout_log
+from igpo_jax.training import console, optimizers, rollout_log, statistics
 from igpo_jax.training import rl as rl_step
 from igpo_jax.training import sft as sft_step
 from igpo_jax.training.checkpoints import Checkpoints
@@ -173,7 +173,7 @@ class _RlLoop:
         score_seconds, clock = time.perf_counter() - clock, time.perf_counter()
         for _ in range(self._settings.inner_updates):
             state, metrics = self._update(state, batch)
-        values = gathered.stats | score_values | _floats(metrics)
+        values = gathered.stats | _pass_at(gathered.first_correct) | score_values | _floats(metrics)
         values |= {"score_seconds": score_seconds, "update_seconds": time.perf_counter() - clock}
         if self._settings.save_rollouts_every and (step + 1) % self._settings.save_rollouts_every == 0:
             rollout_log.save(run.workdir, run.settings.name, step + 1, gathered, kept, run.tokenizer)
@@ -205,6 +205,14 @@ class _RlLoop:
         scores = self._run.evaluate(merged_params(state))
         self._run.log.write(f"{self._run.settings.name}/eval", step, scores.metrics())
         return scores.pass_at_1
+
+
+def _pass_at(correct: np.ndarray) -> dict[str, float]:
+    """Unbiased pass@k of the plain samples, (N, G) bool, for k = 2, 4, 8 ... up to G; pass@1 is among the rollout's own."""
+    group_size = correct.shape[1]
+    ks = [2**i for i in range(1, group_size.bit_length()) if 2**i <= group_size]
+    counts = correct.sum(axis=1).tolist()
+    return {f"pass_at_{k}": statistics.mean_pass_at_k(counts, group_size, k) for k in ks}
 
 
 def _floats(metrics: dict[str, jax.Array]) -> dict[str, float]:

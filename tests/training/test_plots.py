@@ -19,6 +19,7 @@ RL = {
     "replaced_rows": 7.0,
     "entropy_hint": 0.9,
     "entropy_generated": 0.5,
+    "hint_logp_gap": 0.2,
     "clip_low": 0.01,
     "clip_high": 0.02,
     "kl": 0.001,
