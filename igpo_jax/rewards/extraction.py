@@ -19,10 +19,6 @@ _END_TOKEN = re.compile(r"<\|(?:eot_id|endoftext|im_end|eos)\|>|</s>")
 _BOX = re.compile(r"(?:\bboxed|\bfbox|\x08oxed)\s{0,3}\{")
 _CLOSING_TAG = re.compile(r"</\s?[a-z]{0,12}\s?>?", re.IGNORECASE)
 _DAMAGED_TAG = re.compile(r"<\s?/\s?[a-z]{0,12}\s?[>}]?$|<(?:ans|reas)[a-z]{0,8}[>}]?$", re.IGNORECASE)
-_TAG = re.compile(r"</\s?[a-z]{0,12}\s?>?", re.IGNORECASE)
-_DAMAGED_TAG = re.compile(
-    r"<\s?/?\s?(?:a(?:n(?:s(?:w(?:er?)?)?)?)?|r(?:e(?:a(?:s(?:o(?:n(?:ing?)?)?)?)?)?)?)?\s?[>}]?$", re.I
-)
 _TAG = re.compile(r"<\s?answer\s?>", re.IGNORECASE)
 _HASHES = re.compile(r"####(?!#)[ \t]*([^\n]*)")
 _HEADING = re.compile(r"\W{0,4}(?:step|part|case|solution|explanation|final\s{1,3}answer|answer)\b", re.IGNORECASE)

@@ -33,6 +33,10 @@ _WINDOW = 48 * 1024
 _RETRIES = 3
 #: Comparisons that a pool remembers (the samples of a group often give the same answer).
 _MEMORY = 20_000
+#: Seconds, beside ten times the limit of CPU time, after which a silent worker is taken for stuck.
+PATIENCE = 20.0
+#: Signals and statuses of a worker that was ended from outside, or ended itself after a reply.
+_ENDED_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,9 @@ class _Job:
 
     __slots__ = ("attempts", "frame", "key")
 
-    def __init__(self, number: int, key: tuple[str, str]) -> None:
+    def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
-        self.frame = pack([number, *key])
+        self.frame = pack(key)
         self.attempts = 0
 
 
@@ -94,7 +98,7 @@ class _Worker:
         self.load = 0
         self.received = bytearray()
         self.heard = time.monotonic()
-        self.answered = 0
+        self.ready = False
 
     def fill(self, queue: deque[_Job]) -> None:
         """Sends comparisons from ``queue`` while they fit the pipe; where the process is gone, ``read`` notices."""
@@ -114,9 +118,11 @@ class _Worker:
         self.heard = time.monotonic()
         replies = []
         for message in unpack(self.received):
+            if message == ["ready"]:
+                self.ready = True
+                continue
             job = self.waiting.popleft()
             self.load -= len(job.frame)
-            self.answered += 1
             replies.append((job, message))
         return replies if part else None
 
@@ -180,7 +186,7 @@ class JudgePool:
 
     def _compare(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[Comparison, bool]]:
         found = {key: self._known[key] for key in keys if key in self._known}
-        jobs = [_Job(number, key) for number, key in enumerate(key for key in keys if key not in found)]
+        jobs = [_Job(key) for key in keys if key not in found]
         try:
             found.update(self._run(jobs))
         except BaseException:
@@ -204,20 +210,19 @@ class JudgePool:
                 replies = self._workers[slot].read()
                 if replies is None:
                     self._bury(slot, queue, found)
-                for job, (_, equal, reason, stopped) in replies or ():
+                for job, (equal, reason, stopped) in replies or ():
                     found[job.key] = Comparison(equal, reason), bool(stopped)
         return found
 
     def _ready(self) -> list[int]:
         """Slots whose worker has something to read (or is gone); kills one that has been silent for too long."""
-        patience = 10 + 10 * self.settings.time_limit
         with selectors.DefaultSelector() as selector:
             for slot, worker in enumerate(self._workers):
                 if worker.waiting:
                     selector.register(worker.output, selectors.EVENT_READ, slot)
             ready = [key.data for key, _ in selector.select(timeout=1.0)]
         for worker in self._workers:
-            if worker.waiting and time.monotonic() - worker.heard > patience:
+            if worker.waiting and time.monotonic() - worker.heard > PATIENCE + 10 * self.settings.time_limit:
                 worker.process.send_signal(signal.SIGXCPU)  # reported like the kernel's own limit
                 worker.process.send_signal(signal.SIGCONT)
         return ready
@@ -225,18 +230,15 @@ class JudgePool:
     def _bury(self, slot: int, queue: deque[_Job], found: dict[tuple[str, str], tuple[Comparison, bool]]) -> None:
         """Replaces a worker that is gone: the comparison it was making is stopped or made again, the rest wait."""
         worker = self._workers[slot]
-        self._barren = 0 if worker.answered else self._barren + 1
         jobs = worker.waiting
         status = self._replace(slot, worker)
-        if jobs:
-            head = jobs[0]
-            head.attempts += 1
-            killed_outside = status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, OUT_OF_MEMORY)
-            if not killed_outside or head.attempts > _RETRIES:
-                found[head.key] = Comparison(False, _cause(status)), True
-                jobs.popleft()
+        if jobs and worker.ready:
+            jobs[0].attempts += 1
+            if status not in _ENDED_OUTSIDE or jobs[0].attempts > _RETRIES:
+                found[jobs.popleft().key] = Comparison(False, _cause(status)), True
         queue.extendleft(reversed(jobs))
-        if self._barren > 8 * len(self._workers) and status > 0:
+        self._barren = 0 if worker.ready else self._barren + (status not in _ENDED_OUTSIDE)
+        if self._barren > 4 * len(self._workers):
             raise UserError(
                 f"judge workers end with status {status} before they answer; "
                 f"run `python -m {worker_module.__name__} 1 1024` to see why"

@@ -1,7 +1,8 @@
 """The process that compares answers: limited in CPU time and memory, killed and replaced when it passes a limit.
 
-A frame is four bytes of length (big endian) and that much JSON. Requests are ``[number, gold, answer]``, replies
-``[number, equal, reason, stopped]`` with ``stopped`` one of "", "time", "memory". The process ends when its input does.
+A frame is four bytes of length (big endian) and that much JSON. The first frame is ``["ready"]``; then requests are
+``[gold, answer]`` and replies ``[equal, reason, stopped]``, in order, with ``stopped`` one of "", "time", "memory". The
+process ends when its input does.
 """
 
 import json
@@ -43,12 +44,13 @@ def main(time_limit: float, memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGVTALRM, _stop)
+    os.write(replies, pack(["ready"]))
     if not select.select([requests], [], [], IDLE)[0]:
         _load_symbolic()  # while nobody waits; otherwise at the first comparison that needs it
     while (frame := _read_frame(requests)) is not None:
-        number, gold, answer = json.loads(frame)
+        gold, answer = json.loads(frame)
         equal, reason, stopped = _compare(gold, answer, time_limit)
-        os.write(replies, pack([number, equal, reason, stopped]))
+        os.write(replies, pack([equal, reason, stopped]))
         if stopped == "memory":
             os._exit(OUT_OF_MEMORY)
 
