@@ -32,7 +32,7 @@ def stored(path: Path) -> dict[str, Any]:
     try:
         return flatten(ocp.PyTreeCheckpointHandler().metadata(_absolute(path)).tree)
     except Exception as error:  # what damage raises depends on the damaged file
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def restore(path: Path, wanted: Any, subset: bool = False) -> Any:
@@ -60,7 +60,7 @@ def restore(path: Path, wanted: Any, subset: bool = False) -> Any:
     try:
         return ocp.PyTreeCheckpointHandler().restore(_absolute(path), args=arguments)
     except Exception as error:  # what damage raises depends on the damaged file
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def check(found: Mapping[str, Any], expected: Mapping[str, Any], source: str, subset: bool = False) -> None:
@@ -129,6 +129,7 @@ def _absolute(path: Path) -> epath.Path:
     return epath.Path(os.path.abspath(path))
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def unreadable(path: Path, error: Exception) -> UserError:
+    """What to tell a user of an array or a checkpoint that cannot be read."""
     lines = str(error).strip().splitlines() or [""]
     return UserError(f"{path} cannot be read ({type(error).__name__}: {lines[0][:200]}); copy it or import it again")

@@ -146,3 +146,13 @@ def _checksums(folder: pathlib.Path, files: CheckpointFiles, digests: Mapping[st
         }
         for path in paths
     ]
+
+
+def tokenizer_note(folder: str | os.PathLike[str]) -> str:
+    """One line on the tokenizer of a model folder, or on the lack of one."""
+    path = pathlib.Path(folder)
+    tokens = path / "tokenizer"
+    if not tokenizer_files.present(tokens):
+        return "notice: the source has no tokenizer files; commands on text will ask for them, those on tokens will not"
+    config = load_config(path)
+    return tokenizer_files.describe(tokens, tokenizer_files.check(tokens, config), config)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,9 @@ from igpo_jax.models.params import ParamSpec, map_table, param_table
 
 #: Rows turned at once: few enough that the rows read and the columns written stay in the cache.
 _STRIP = 16
+
+#: Modules of a block in the order in which the original code makes them, which decides what shares a file.
+_MODULES = ("attn_out", "ff_out", "attn_norm", "ff_norm", "q_proj", "k_proj", "v_proj", "ff_proj", "up_proj")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +34,9 @@ def flat_table(config: ModelConfig) -> dict[str, ParamSpec]:
 
 
 def places(config: ModelConfig) -> dict[str, Place]:
-    """Every tensor of a checkpoint by name, in the order of the network."""
+    """Every tensor of a checkpoint by name, in the order of the original code's modules."""
     found = dict(_places(flat_table(config)))
-    return {name: found[name] for name in sorted(found, key=lambda name: _depth(name, found[name]))}
+    return dict(sorted(found.items(), key=lambda item: _rank(item[1])))
 
 
 def _places(table: Mapping[str, ParamSpec]) -> Iterator[tuple[str, Place]]:
@@ -45,11 +47,11 @@ def _places(table: Mapping[str, ParamSpec]) -> Iterator[tuple[str, Place]]:
             yield spec.hf_name.format(layer=layer), Place(path, layer, stored, spec.transpose)
 
 
-def _depth(name: str, place: Place) -> tuple[int, str]:
-    """Sorts the embedding first, then the blocks, then what follows them."""
-    if place.path.startswith("wte"):
-        return -1, name
-    return (2**31 if place.layer is None else place.layer), name
+def _rank(place: Place) -> tuple[int, int, int, str]:
+    """Sorts tensors as PyTorch lists the modules of the original code."""
+    first, *inner = place.path.split("/")
+    module = _MODULES.index(inner[0]) if place.layer is not None else 0
+    return ("wte", "ln_f", "blocks", "ff_out").index(first), place.layer or 0, module, place.path
 
 
 def check_names(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, source: str) -> None:
@@ -90,8 +92,3 @@ def turned(values: np.ndarray, transpose: bool = True) -> np.ndarray:
 def bits(values: np.ndarray) -> np.ndarray:
     """The bytes of an array, (n,) uint8: what checksums and comparisons that must not trip over NaN look at."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-
-
-def table(config: ModelConfig, dtype: Any) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every parameter by path."""
-    return {path: (spec.shape, np.dtype(dtype)) for path, spec in flat_table(config).items()}

@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,14 @@ from jax.sharding import Mesh
 
 from convert import arrays
 from convert.checkpoint_files import read_json
+from convert.parameters import MergedParameters, Parameters, StoredParameters, TreeParameters, check
 from igpo_jax import settings as settings_lib
 from igpo_jax.errors import UserError
 from igpo_jax.models import lora
 from igpo_jax.models.config import ModelConfig
 from igpo_jax.models.params import Params, abstract, init, shardings
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -118,29 +121,71 @@ class Run:
         """Plain parameters that ``stage`` began from."""
         if self.stages.index(stage):
             return self.params(self.stages[self.stages.index(stage) - 1], mesh, start)
-        if checkpoint := self._settings.get("model", {}).get("checkpoint"):
-            return start(checkpoint, mesh)
-        # The seed alone reproduces what a run without a checkpoint began from.
+        if not self.start_checkpoint:
+            return self._fresh(mesh)
+        return self._begin(lambda: start(self.start_checkpoint, mesh))
+
+    @property
+    def start_checkpoint(self) -> str:
+        """The checkpoint that the run began from, "" where it began from scratch."""
+        return self._settings.get("model", {}).get("checkpoint", "")
+
+    def _fresh(self, mesh: Mesh | None) -> Params:
+        """What a run without a checkpoint began from, which its seed alone reproduces."""
         key = jax.random.fold_in(jax.random.key(self._settings["seed"]), 0)
         places = None if mesh is None else shardings(self.config, mesh)
         return jax.jit(init, static_argnums=(1, 2), out_shardings=places)(key, self.config, jnp.float32)
 
+    def open(self, stage: str, start: Callable[[Path], Parameters]) -> Parameters:
+        """The parameters after ``stage``, adapters merged, read piece by piece.
+
+        Args:
+          stage: one of ``stages``.
+          start: opens the checkpoint that the run's ``model.checkpoint`` names, where adapters need it.
+        """
+        if self.lora_of(stage).rank:
+            return MergedParameters(self._open_before(stage, start), self.adapters(stage))
+        return self._newest(stage, self._open_state)
+
+    def _open_state(self, state: pathlib.Path) -> Parameters:
+        found = StoredParameters(state, "trainable/")
+        check(found, self.config, str(state))
+        return found
+
+    def _open_before(self, stage: str, start: Callable[[Path], Parameters]) -> Parameters:
+        if self.stages.index(stage):
+            return self.open(self.stages[self.stages.index(stage) - 1], start)
+        if not self.start_checkpoint:
+            return TreeParameters(self._fresh(None))
+        return self._begin(lambda: start(self.start_checkpoint))
+
+    def _begin(self, start: Callable[[], T]) -> T:
+        try:
+            return start()
+        except UserError as error:
+            raise UserError(
+                f"{self.folder} trained adapters on {self.start_checkpoint}, which is needed to merge them: {error}"
+            ) from error
+
     def _restore(self, stage: str, like: Any) -> Any:
-        """The stage's trained arrays from its newest readable checkpoint."""
+        """The stage's trained arrays."""
         wanted = {f"trainable/{path}": leaf for path, leaf in arrays.flatten(like).items()}
-        failures = []
+
+        def read(state: pathlib.Path) -> Any:
+            arrays.check(arrays.stored(state), wanted, str(state), subset=True)
+            values = arrays.restore(state, wanted, subset=True)
+            return jax.tree.unflatten(jax.tree.structure(like), [values[path] for path in wanted])
+
+        return self._newest(stage, read)
+
+    def _newest(self, stage: str, read: Callable[[pathlib.Path], T]) -> T:
+        """What ``read`` makes of a stage's newest readable checkpoint; unreadable ones are named in warnings."""
+        folder, failures = self.folder / "checkpoints" / stage, []
         for step in reversed(self.steps(stage)):
-            state = self.folder / "checkpoints" / stage / str(step) / "state"
             try:
-                found = arrays.stored(state)
-                arrays.check(found, wanted, str(state), subset=True)
-                values = arrays.restore(state, wanted, subset=True)
+                return read(folder / str(step) / "state")
             except UserError as error:
                 failures.append(str(error))
                 _log.warning("%s", error)
-                continue
-            return jax.tree.unflatten(jax.tree.structure(like), [values[path] for path in wanted])
-        raise UserError(
-            f"{self.folder / 'checkpoints' / stage} has no readable checkpoint"
-            f"{': ' + failures[0] if failures else ', but later adapters stand on it; copy the complete run directory'}"
-        )
+        found = f": {failures[0]}" if failures else ", but later adapters stand on it; copy the complete run directory"
+        raise UserError(f"{folder} has no readable checkpoint{found}")

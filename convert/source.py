@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from convert import hf, model_dir, runs
-from convert.checkpoint_files import is_checkpoint_dir
+from convert import hf, model_dir, runs, tokenizer_files
+from convert.checkpoint_files import CheckpointFiles, is_checkpoint_dir, load_config
+from convert.parameters import CheckpointParameters, Parameters, StoredParameters, check
 from igpo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models.config import DTYPES, ModelConfig
@@ -41,6 +42,25 @@ def load_model(
     return config, params, find_tokenizer(path)
 
 
+def open_parameters(path: Path) -> tuple[ModelConfig, Parameters]:
+    """Opens the same folders as ``load_model``, to be read piece by piece on the host.
+
+    Raises:
+      UserError: as ``load_model`` does.
+    """
+    kind, folder = kind_of(path), pathlib.Path(path)
+    if kind == "run":
+        run = runs.Run(folder)
+        return run.config, run.open(run.newest_stage(), lambda start: open_parameters(start)[1])
+    config = load_config(folder)
+    if kind == "hf":
+        return config, CheckpointParameters(CheckpointFiles.open(folder), config)
+    model_dir.read_manifest(folder)
+    stored = StoredParameters(folder / model_dir.PARAMS)
+    check(stored, config, str(folder / model_dir.PARAMS))
+    return config, stored
+
+
 def kind_of(path: Path) -> str:
     """Says what a folder is: "model" (imported), "run" (training) or "hf" (Hugging Face layout).
 
@@ -65,10 +85,14 @@ def kind_of(path: Path) -> str:
 
 def find_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer stored in a checkpoint folder, or None where there is none."""
-    for folder in (pathlib.Path(path) / "tokenizer", pathlib.Path(path)):
-        if (folder / "tokenizer.json").is_file():
-            return load_tokenizer(folder)
-    return None
+    folder = tokenizer_folder(pathlib.Path(path))
+    return load_tokenizer(folder) if folder else None
+
+
+def tokenizer_folder(folder: pathlib.Path) -> pathlib.Path | None:
+    """Where a checkpoint folder keeps its tokenizer files, None where it has none."""
+    places = (folder / "tokenizer", folder)
+    return next((place for place in places if tokenizer_files.present(place)), None)
 
 
 def _load_hf(path: Path, mesh: Mesh | None, dtype: str | None) -> tuple[ModelConfig, Params]:

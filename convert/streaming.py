@@ -31,7 +31,7 @@ _CHUNK_BYTES = 2**20
 _FILE_BYTES = 2**26
 
 #: Pieces under way to the disk, while the next one is being prepared.
-_UNDER_WAY_BYTES = 2**27
+_UNDER_WAY_BYTES = 2**26
 
 
 @dataclasses.dataclass(frozen=True)

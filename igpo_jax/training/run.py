@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from convert import hf
+from convert.source import load_model
 from igpo_jax import settings as settings_lib
 from igpo_jax.data import pipeline, splits, templates, tokenizers
 from igpo_jax.data.examples import Example
@@ -143,9 +143,9 @@ def _model(
 ) -> tuple[llada.ModelConfig, llada.Params]:
     """Configuration and starting parameters, sharded over the mesh."""
     if settings.model.checkpoint:
-        config, params = hf.load_checkpoint(settings.model.checkpoint, "float32")
+        config, params, _ = load_model(settings.model.checkpoint, mesh, "float32")
         _agree(config, tokenizer, settings.model.checkpoint)
-        return config, jax.device_put(params, llada.shardings(config, mesh))
+        return config, params
     shape = settings.model
     config = llada.ModelConfig(
         d_model=shape.d_model,

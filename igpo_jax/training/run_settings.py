@@ -20,7 +20,7 @@ from igpo_jax.training.sft import SftSettings
 class ModelSettings:
     """Where the parameters come from: a checkpoint, or a fresh model of the given shape."""
 
-    checkpoint: str = ""  #: folder with a LLaDA checkpoint in Hugging Face layout; empty starts from scratch
+    checkpoint: str = ""  #: imported model, Hugging Face folder or run directory; empty starts from scratch
     d_model: int = 64  #: width of the residual stream (from scratch)
     n_layers: int = 3  #: transformer blocks (from scratch)
     n_heads: int = 4  #: query heads (from scratch)
