@@ -11,6 +11,10 @@ from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.models import llada
 from igpo_jax.parallel.sharding import constrain
 
+#: Entries of reveal_step for positions that no step revealed: given by a hint, or filled with EOS behind an exit (and
+#: left masked, where the sampler may draw the mask token).
+HINT, FILLED = -1, -2
+
 
 @flax.struct.dataclass
 class Trace:
@@ -79,6 +83,11 @@ def block_of(context: Context, x: jax.Array, start: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, start, context.sampler.block_length, axis=1)
 
 
+def count_masks(context: Context, state: State, start: jax.Array) -> jax.Array:
+    """Masks (B,) int32 in each row's active block."""
+    return jnp.sum(block_of(context, state.tokens, start) == context.mask_id, axis=1, dtype=jnp.int32)
+
+
 def denoise_step(context: Context, state: State, start: jax.Array, step: jax.Array, counts: jax.Array) -> State:
     """Predicts the block's tokens and reveals the ``counts`` (B,) most confident masked ones of each row.
 
@@ -102,6 +111,31 @@ def denoise_step(context: Context, state: State, start: jax.Array, step: jax.Arr
     steps = jnp.where(revealed & (choice != context.mask_id), step, block_of(context, state.reveal_step, start))
     trace = _record(state.trace, step, Trace(tokens, choice, confidence, revealed, jnp.bool_(True)))
     return State(tokens, _put_block(state.reveal_step, steps, start), trace)
+
+
+def exit_at_eos(context: Context, state: State, start: jax.Array, open_masks: jax.Array) -> State:
+    """Fills the masks of finished rows with EOS; call it after the last step of a block.
+
+    A row is finished when its block, part of which at least was predicted, is all EOS. With eos_exit="batch" every row
+    must be; rows whose whole canvas was given have nothing to finish and do not count.
+
+    Args:
+      context: what stays the same.
+      state: after the block.
+      start: () int32, first position of the block.
+      open_masks: (B,) int32, masks in the block before its first step.
+    """
+    rule = context.sampler.eos_exit
+    if rule == "none":
+        return state
+    all_eos = jnp.all(block_of(context, state.tokens, start) == context.eos_id, axis=1)
+    if rule == "row":
+        finished = all_eos & (open_masks > 0)
+    else:
+        finished = jnp.all(all_eos | jnp.all(context.given, axis=1)) & jnp.any(open_masks > 0)
+        finished = jnp.broadcast_to(finished, all_eos.shape)
+    fill = (state.tokens == context.mask_id) & finished[:, None]
+    return State(jnp.where(fill, context.eos_id, state.tokens), state.reveal_step, state.trace)
 
 
 def _put_block(x: jax.Array, block: jax.Array, start: jax.Array) -> jax.Array:
