@@ -47,14 +47,16 @@ class Layer:
 
 def _product(x: jax.Array, weight: jax.Array, axes: tuple[str, str], kept: str | None) -> jax.Array:
     """x (B, T, in) @ weight (in, out), with the weight gathered over fsdp and the output split by the axis ``kept``."""
-    return jnp.einsum(
-        "bti,io->bto",
-        x,
+    rows = x.reshape(-1, x.shape[-1])  # one contracted dimension in the weight's gradient: twice as fast on a CPU
+    out = jnp.einsum(
+        "ni,io->no",
+        rows,
         sharding.unsharded(weight, axes),
         precision=exact(x.dtype),
         preferred_element_type=x.dtype,
-        out_sharding=sharding.active(("batch", "length", kept)),
+        out_sharding=sharding.active(("batch", kept)),
     )
+    return jnp.reshape(out, (*x.shape[:-1], -1), out_sharding=sharding.active(("batch", "length", kept)))
 
 
 def block(layer: Layer, x: jax.Array, rotation: Rotation, valid: jax.Array | None) -> jax.Array:

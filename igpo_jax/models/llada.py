@@ -102,7 +102,7 @@ def head_logits(policy: Policy, model: Model, hidden: jax.Array) -> jax.Array:
     Args:
       policy: the weights.
       model: static description.
-      hidden: (..., D) after the last norm, as ``forward`` returns them.
+      hidden: (..., D) after the last norm, as ``forward`` returns them; split over a mesh in dimension 0 only.
 
     Returns:
       (..., V) float32 with V = embedding_size; the product is in the compute dtype with float32 sums. Under a mesh the
@@ -111,15 +111,19 @@ def head_logits(policy: Policy, model: Model, hidden: jax.Array) -> jax.Array:
     tied = model.config.weight_tying
     head = policy.params["wte"] if tied else policy.params["ff_out"]
     weight = sharding.unsharded(head["weight"].astype(model.dtype), ("vocab", "embed") if tied else ("embed", "vocab"))
-    lead = tuple(jax.typeof(hidden).sharding.spec)[:-1] if sharding.under_mesh() else None
+    # How the rows are split under a mesh: as dimension 0 of the hidden states is.
+    rows = (*jax.typeof(hidden).sharding.spec[:-1], None)[0] if sharding.under_mesh() else None
     logits = jnp.einsum(
-        "...d,vd->...v" if tied else "...d,dv->...v",
-        hidden,
+        "nd,vd->nv" if tied else "nd,dv->nv",
+        hidden.reshape(-1, hidden.shape[-1]),
         weight,
         precision=exact(model.dtype),
         preferred_element_type=jnp.float32,
-        out_sharding=None if lead is None else jax.P(*lead, sharding.RULES["vocab"]),
+        out_sharding=jax.P(rows, sharding.RULES["vocab"]) if sharding.under_mesh() else None,
     )
     if "bias" in head:
         logits += head["bias"].astype(model.dtype)
-    return logits if lead is None else jax.reshard(logits, jax.P(*lead, None))
+    if not sharding.under_mesh():
+        return logits.reshape(*hidden.shape[:-1], -1)
+    whole = jax.reshard(logits, jax.P(rows, None))
+    return jnp.reshape(whole, (*hidden.shape[:-1], -1), out_sharding=jax.P(*jax.typeof(hidden).sharding.spec[:-1]))

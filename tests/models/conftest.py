@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from convert import hf
 from igpo_jax.models import llada
+from igpo_jax.models.params import map_table
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +38,13 @@ def make_model():
         base |= {"embedding_size": 40, "max_sequence_length": 64, "mask_token_id": 39, "eos_token_id": 38}
         config = llada.ModelConfig(**(base | {"pad_token_id": 38} | fields))
         rng = np.random.default_rng(seed)
-        params = jax.jit(llada.init, static_argnums=1)(jax.random.key(seed), config)
-        shaken = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32), params)
-        return llada.Model(config), llada.Policy(shaken)
+
+        def draw(_, spec):
+            noise = rng.standard_normal(spec.shape)
+            values = spec.std * noise if spec.init == "normal" else (spec.init == "ones") + 0.1 * noise
+            return jnp.asarray(values, jnp.float32)
+
+        return llada.Model(config), llada.Policy(map_table(draw, llada.param_table(config)))
 
     return make
 
