@@ -100,6 +100,7 @@ class Rollout:
     rows: Round  # after replacement, B rows
     replaced: np.ndarray  # (B,) bool
     first_correct: np.ndarray  # (N, G) bool, verdicts before replacement
+    second: Round | None  # G rows for each all-wrong group, in the order of the groups; None where none was drawn
     questions: Sequence[Question]
     stats: dict[str, float]
 
@@ -138,7 +139,7 @@ def collect(policy: llada.Policy, questions: Sequence[Question], step: int, cont
     clock.lap("rollout_seconds")
     first_correct = first.correct.reshape(-1, group_size)
     wrong = np.flatnonzero(~first_correct.any(axis=1))
-    final, replaced = first, np.zeros(len(asked), bool)
+    final, second, replaced = first, None, np.zeros(len(asked), bool)
     stats: dict[str, float] = _first_round_stats(first, first_correct, first_cost)
     if len(wrong) and context.settings.second_batch != "none":
         second_ids = row_ids.reshape(-1, group_size)[wrong].reshape(-1)
@@ -149,7 +150,7 @@ def collect(policy: llada.Policy, questions: Sequence[Question], step: int, cont
         clock.lap("inpaint_seconds")
     batch = _batch(final, asked, context)
     stats |= _replacement_stats(batch, replaced, wrong, group_size)
-    return Rollout(batch, final, replaced, first_correct, questions, stats | clock.laps)
+    return Rollout(batch, final, replaced, first_correct, second, questions, stats | clock.laps)
 
 
 _PURPOSE_REPLACE = 1

@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from igpo_jax.data.tokenizers import Tokenizer
-from igpo_jax.rl.rollout import Rollout
+from igpo_jax.rl.batch import completion_mask
+from igpo_jax.rl.rollout import Rollout, Round
 
 
 def save(
@@ -30,20 +32,42 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w") as file:
-        for row in range(len(rollout.rows.texts)):
-            file.write(json.dumps(_record(rollout, kept, tokenizer, row)) + "\n")
+        for record in _records(rollout, kept, tokenizer):
+            file.write(json.dumps(record) + "\n")
     partial.rename(path)
     return path
 
 
-def _record(rollout: Rollout, kept: np.ndarray, tokenizer: Tokenizer, row: int) -> dict[str, Any]:
-    batch, rows = rollout.batch, rollout.rows
-    group_size = len(rows.texts) // len(rollout.questions)
-    question, verdict = rollout.questions[row // group_size], rows.verdicts[row]
-    length = int(np.asarray(batch.completion_mask)[row].sum())
+def _records(rollout: Rollout, kept: np.ndarray, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    """First the rows that are learnt from, then every row of the second round, used or not."""
+    group_size = rollout.first_correct.shape[1]
+    batch = rollout.batch
+    for row in range(len(rollout.rows.texts)):
+        length = int(np.asarray(batch.completion_mask)[row].sum())
+        learning = {
+            "round": "second" if rollout.replaced[row] else "first",
+            "learnt_from": True,
+            "reward": float(batch.rewards[row]),
+            "advantage": float(batch.advantages[row]),
+            "kept": kept[row, :length].astype(int).tolist(),
+        }
+        yield _record(rollout, rollout.rows, row, row // group_size, length, tokenizer) | learning
+    if rollout.second is None:
+        return
+    groups = np.repeat(np.flatnonzero(~rollout.first_correct.any(axis=1)), group_size)
+    lengths = completion_mask(rollout.second.tokens, tokenizer.eos_id).sum(axis=1)
+    for row, group in enumerate(groups):
+        record = _record(rollout, rollout.second, row, int(group), int(lengths[row]), tokenizer)
+        yield record | {"round": "second", "learnt_from": False}
+
+
+def _record(
+    rollout: Rollout, rows: Round, row: int, group: int, length: int, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    question, verdict = rollout.questions[group], rows.verdicts[row]
     return {
         "id": question.id,
-        "group": row // group_size,
+        "group": group,
         "question": question.text,
         "gold": question.gold,
         "trace": question.trace_text,
@@ -51,12 +75,8 @@ def _record(rollout: Rollout, kept: np.ndarray, tokenizer: Tokenizer, row: int) 
         "correct": verdict.correct,
         "answer": verdict.answer,
         "reason": verdict.reason,
-        "reward": float(batch.rewards[row]),
-        "advantage": float(batch.advantages[row]),
-        "replaced": bool(rollout.replaced[row]),
         "hint_ratio": float(rows.ratios[row]),
         "pieces": [tokenizer.decode([int(token)]) for token in rows.tokens[row, :length]],
         "hinted": rows.hint_mask[row, :length].astype(int).tolist(),
-        "kept": kept[row, :length].astype(int).tolist(),
         "reveal_step": rows.reveal_step[row, :length].tolist(),
     }
