@@ -16,12 +16,14 @@ MAX_TEXT = 200_000
 
 _END_TOKEN = re.compile(r"<\|(?:eot_id|endoftext|im_end|eos)\|>|</s>")
 # a backspace stands where a template wrote "\b" in a string that was not raw
-_BOX = re.compile(r"(?:\bboxed|\bfbox|\x08oxed)\s{0,3}\{")
+_BOX = re.compile(r"(?:\bboxed|\bfbox|\x08oxed)\s{0,3}\{", re.IGNORECASE)
 _CLOSING_TAG = re.compile(r"</\s?[a-z]{0,12}\s?>?", re.IGNORECASE)
 _DAMAGED_TAG = re.compile(r"<\s?/\s?[a-z]{0,12}\s?[>}]?$|<(?:ans|reas)[a-z]{0,8}[>}]?$", re.IGNORECASE)
+_BLANK_LINE = re.compile(r"\n[ \t]{0,20}\n")
 _TAG = re.compile(r"<\s?answer\s?>", re.IGNORECASE)
-_HASHES = re.compile(r"####(?!#)[ \t]*([^\n]*)")
+_HASHES = re.compile(r"####(?!#)\s{0,40}([^\n]*)")
 _HEADING = re.compile(r"\W{0,4}(?:step|part|case|solution|explanation|final\s{1,3}answer|answer)\b", re.IGNORECASE)
+_OPENING = re.compile(r"(?:[*:\s]|\\\[|\$\$(?=\s))*")
 _PHRASE = re.compile(
     r"\banswer\s{1,3}is\b|\bfinal\s{1,3}answer\b(?:\s{1,3}is\b)?|\banswer(?=\s{0,2}\**\s{0,2}:)", re.IGNORECASE
 )
@@ -63,14 +65,14 @@ def _from_box(text: str) -> tuple[str, str] | None:
     start = _end_of_last(_BOX, text)
     if start is None:
         return None
-    tag = _CLOSING_TAG.search(text, start)
-    stop = tag.start() if tag else len(text)
+    while start < len(text) and text[start].isspace():
+        start += 1
+    ends = [found.start() for found in (_CLOSING_TAG.search(text, start), _BLANK_LINE.search(text, start)) if found]
+    stop = min([*ends, len(text)])
     end = _closing_brace(text, start, stop)
     if end is not None:
         return text[start:end], "box"
     line = text.find("\n", start, stop)
-    if line >= 0 and not text[start:line].strip():
-        line = text.find("\n", line + 1, stop)  # the content starts on the line below
     return text[start : line if line >= 0 else stop], "open box"
 
 
@@ -123,8 +125,7 @@ def _from_phrase(text: str) -> tuple[str, str] | None:
     start = _end_of_last(_PHRASE, text)
     if start is None:
         return None
-    rest = text[start:].lstrip("*: \t\r\n")
-    line = rest.split("\n", maxsplit=1)[0]
+    line = _OPENING.sub("", text[start:], count=1).split("\n", maxsplit=1)[0]
     return _SENTENCE_END.split(line, maxsplit=1)[0], "phrase"
 
 

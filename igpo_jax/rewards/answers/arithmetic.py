@@ -7,7 +7,7 @@ from igpo_jax.rewards.answers.cursor import CLOSERS
 from igpo_jax.rewards.answers.lexer import Token
 from igpo_jax.rewards.answers.nodes import Node, NotUnderstood, number
 from igpo_jax.rewards.answers.numerals import numeral_node, whole_number
-from igpo_jax.rewards.answers.words import NUMBER_WORDS, ORDINALS
+from igpo_jax.rewards.answers.words import FRACTION_WORDS, NUMBER_WORDS, ORDINALS
 
 #: Commands and operators between two sides of a relation, by their sign.
 RELATIONS = {
@@ -131,7 +131,7 @@ class Arithmetic(Commands):
             return Node("degrees", (node,))
         braced = self.peek().text == "{"
         first = self.peek(1) if braced else self.peek()
-        if first.text in ("circ", "degree", "prime") or first.text in ORDINALS:
+        if first.text in ("circ", "degree", "prime", "o") or first.text in ORDINALS:
             self.take()
             if braced:
                 self.take()
@@ -175,7 +175,7 @@ class Arithmetic(Commands):
             constant = token.text in ("e", "i") and self.peek().text != "_"
             return Node("constant" if constant else "symbol", name=token.text)
         if token.kind == "word" and token.text.lower() in NUMBER_WORDS:
-            return number(NUMBER_WORDS[token.text.lower()])
+            return self.number_in_words(NUMBER_WORDS[token.text.lower()])
         if token.kind == "word":
             self.place -= 1
             return self.words()
@@ -188,6 +188,19 @@ class Arithmetic(Commands):
         if token.kind == "command":
             return self.command(token.text)
         raise NotUnderstood(f"'{token.text}' is not expected here")
+
+    def number_in_words(self, value: int) -> Node:
+        """A number word, with what belongs to it: "twenty-one", "two thirds"."""
+        ahead = 1 if self.peek().text == "-" else 0
+        unit = NUMBER_WORDS.get(self.peek(ahead).text.lower(), 0) if self.peek(ahead).kind == "word" else 0
+        if value >= 20 and 0 < unit < 10:
+            self.place += ahead + 1
+            value += unit
+        part = FRACTION_WORDS.get(self.peek().text.lower()) if self.peek().kind == "word" else None
+        if part is None:
+            return number(value)
+        self.take()
+        return number(Fraction(value, part))
 
     def numeral(self, token: Token) -> Node:
         """A number; with a proper fraction right after it a mixed number, with an overline a repeating decimal."""

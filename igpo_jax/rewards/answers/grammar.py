@@ -107,6 +107,8 @@ class _Reader(Arithmetic):
             self.expect(")")
         if CALENDAR & set(words):
             raise NotUnderstood("a date")
+        if NUMBER_WORDS.keys() & set(words):
+            raise NotUnderstood("two numbers in words")
         if words and words[0] in MULTIPLIERS:
             return Node("multiply", (node, number(MULTIPLIERS[words[0]])))
         half = {"am": "am", "pm": "pm"}.get("".join(words).replace(".", ""), "")

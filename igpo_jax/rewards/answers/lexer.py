@@ -19,8 +19,8 @@ FUNCTIONS = names(
     "sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh ln log lg exp abs floor ceil gcd lcm "
     "max min"
 )
-_KNOWN = FUNCTIONS | names("sqrt frac dfrac tfrac pi infty infinity cdot times cup cap binom emptyset")
-_SPELLINGS = {"infinity": "infty", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "lg": "log"}
+_KNOWN = FUNCTIONS | names("sqrt frac dfrac tfrac pi inf infty infinity cdot times cup cap binom emptyset")
+_SPELLINGS = {"infinity": "infty", "inf": "infty", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "lg": "log"}
 _UNITS = names(
     "m cm mm km ft in yd mi g kg mg lb lbs oz s sec min h hr hrs ms mph kph L mL ml cl gal N J W V Hz kW Pa cc "
     "am pm AM PM USD"
@@ -141,6 +141,7 @@ def _token(kind: str, body: str, mode: str, spaced: bool) -> Token:
 def _classify(tokens: list[Token]) -> list[Token]:
     """Settles each run of letters: a known name, a word, or a product of symbols."""
     result: list[Token] = []
+    tokens = [part for token in tokens for part in _split_function(token)]
     for index, token in enumerate(tokens):
         if token.kind != "run":
             result.append(token)
@@ -155,6 +156,14 @@ def _classify(tokens: list[Token]) -> list[Token]:
             letters = [Token("symbol", letter) for letter in token.text]
             result.extend([Token("symbol", token.text[0], token.spaced), *letters[1:]])
     return result
+
+
+def _split_function(token: Token) -> list[Token]:
+    """``cosx`` as ``cos x``."""
+    head, tail = token.text[:-1], token.text[-1:]
+    if token.kind == "run" and head in FUNCTIONS and tail in tuple("xyzABC"):
+        return [Token("run", head, token.spaced), Token("run", tail)]
+    return [token]
 
 
 def _is_wordlike(token: Token) -> bool:

@@ -19,6 +19,8 @@ def same(left: Node, right: Node) -> bool:
     if left == right:
         return True
     left, right = _simplified(left), _simplified(right)
+    if (left.kind == "relation") != (right.kind == "relation"):
+        left, right = _unnamed(left), _unnamed(right)
     if left.kind in ("list", "set") or right.kind in ("list", "set") or _has_sign(left) or _has_sign(right):
         return _same_members(_members(left), _members(right)) or (_is_range(left, right) and same_reals(left, right))
     if left.kind == "relation" or right.kind == "relation":
@@ -120,13 +122,17 @@ def _same_in_order(left: list[Node] | tuple[Node, ...], right: list[Node] | tupl
 def _same_statement(left: Node, right: Node) -> bool:
     if left.kind == right.kind:
         return _same_relations(left, right) or (_is_range(left, right) and same_reals(left, right))
-    statement, other = (left, right) if left.kind == "relation" else (right, left)
-    if len(statement.items) == 2 and statement.name in ("=", "in"):
-        name, value = statement.items
-        if _is_name(name):
-            return same(value, other)
-        return statement.name == "=" and _is_name(value) and same(name, other)
     return _is_range(left, right) and same_reals(left, right)
+
+
+def _unnamed(node: Node) -> Node:
+    """What a name is said to be, ``x = 5`` or ``x \\in (0, 1)``; any other tree as it is."""
+    if node.kind != "relation" or len(node.items) != 2 or node.name not in ("=", "in"):
+        return node
+    name, value = node.items
+    if _is_name(name):
+        return value
+    return name if node.name == "=" and _is_name(value) else node
 
 
 def _same_relations(left: Node, right: Node) -> bool:
@@ -139,7 +145,7 @@ def _same_relations(left: Node, right: Node) -> bool:
         return False
     if left.name == "=" and _is_name(left.items[0]) and _is_name(right.items[0]):
         words = "text" in (left.items[0].kind, right.items[0].kind)
-        if words or left.name == "in":
+        if words:
             return same(left.items[1], right.items[1])
     return left.name != "in" and _proportional(left, right)
 
@@ -177,6 +183,8 @@ def _is_name(node: Node) -> bool:
         return True
     if node.kind == "constant":
         return node.name in ("i", "e")
+    if node.kind == "bracket":
+        return all(item.kind == "symbol" for item in node.items)
     if node.kind != "multiply" or not all(item.kind in ("symbol", "number") for item in node.items):
         return False
     if all(item.name.isupper() for item in node.items):

@@ -10,6 +10,7 @@ _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
 )
+_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
 #: Number words that stand for their value.
@@ -17,6 +18,10 @@ NUMBER_WORDS = {
     **{word: value for value, word in enumerate(_SMALL.split())},
     **{word: 10 * (value + 2) for value, word in enumerate(_TENS.split())},
 }
+#: Words that make a fraction of a number word before them, "two thirds".
+FRACTION_WORDS = {
+    word + ending: value for value, word in enumerate(_PARTS.split(), start=2) for ending in ("", "s")
+} | {"halves": 2, "fourth": 4, "fourths": 4}
 #: Words after a number that multiply it.
 MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 #: Endings of ordinals, written as an exponent.
