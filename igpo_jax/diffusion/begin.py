@@ -100,7 +100,7 @@ def _check_tokens(name: str, tokens: Array, model: llada.Model) -> None:
 def begin(policy: llada.Policy, inputs: Inputs, model: llada.Model, sampler: Sampler) -> tuple[Context, State]:
     """What stays the same over all steps, and the state before the first one; for use inside compiled programs."""
     rows = ("batch", "length")
-    prompt_tokens, prompt_valid, hints = (constrain(x, rows) for x in inputs[:3])
+    prompt_tokens, prompt_valid, hints = (constrain(jnp.asarray(x), rows) for x in inputs[:3])
     mask_id = model.config.mask_token_id
     given = (hints >= 0) & (hints != mask_id)
     canvas = jnp.where(given, hints, mask_id).astype(jnp.int32)

@@ -90,15 +90,20 @@ def score(
     canvas = jnp.where(masked, model.config.mask_token_id, completion)
     row = canvas_first(prompt_tokens, prompt_valid, canvas)
     hidden = llada.forward(policy, model, row.tokens, positions=row.positions, valid=row.valid)
-    return _score_hidden(policy, model, hidden[:, : canvas.shape[1]], completion, chunk)
+    return score_hidden(policy, model, hidden[:, : canvas.shape[1]], completion, chunk)
 
 
-def _score_hidden(
-    policy: llada.Policy, model: llada.Model, hidden: jax.Array, targets: jax.Array, chunk: int
-) -> Scores:
-    """Scores hidden states (B, C, D) against targets (B, C), a few positions at a time.
+def score_hidden(policy: llada.Policy, model: llada.Model, hidden: jax.Array, targets: jax.Array, chunk: int) -> Scores:
+    """Scores final hidden states against tokens, a few positions at a time.
 
     The batch axis stays whole in every chunk: it is the sharded one. Chunks are equal, the last one filled up.
+
+    Args:
+      policy: the weights.
+      model: static description of the network.
+      hidden: (B, C, D) as llada.forward returns them.
+      targets: (B, C) int32.
+      chunk: positions whose logits exist at one time.
     """
     batch, length = targets.shape
     count = -(-length // chunk)
