@@ -90,4 +90,5 @@ def _compare_unread(left: str, right: str, reason: str) -> Comparison:
         equal = symbolic.same_value(left, right)
         if equal is not None:
             return Comparison(equal, "equal by sympy" if equal else "different by sympy")
-    return Comparison(False, f"not understood ({reason}), different as text")
+    shown = reason.encode("ascii", "backslashreplace").decode()  # it may quote the model
+    return Comparison(False, f"not understood ({shown}), different as text")

@@ -52,7 +52,7 @@ class Extraction:
 
 def extract_answer(text: str) -> Extraction:
     """Finds the final answer of a completion; never raises, and takes time linear in the text."""
-    text = _END_TOKEN.split(text[-MAX_TEXT:], maxsplit=1)[0]
+    text = _END_TOKEN.split(text, maxsplit=1)[0][-MAX_TEXT:]
     for find in (_from_box, _from_tag, _from_hashes, _from_phrase, _from_bare):
         found = find(text)
         if found is not None:

@@ -32,7 +32,7 @@ _WINDOW = 48 * 1024
 #: Times that a comparison is made again when its worker was killed from outside.
 _RETRIES = 3
 #: Comparisons that a pool remembers (the samples of a group often give the same answer).
-_MEMORY = 20_000
+_MEMORY = 5_000
 #: Seconds, beside ten times the limit of CPU time, after which a silent worker is taken for stuck.
 PATIENCE = 20.0
 #: Signals and statuses of a worker that was ended from outside, or ended itself after a reply.
@@ -46,7 +46,7 @@ class JudgeSettings:
     #: Worker processes; 0 = one per usable core, at most 4.
     workers: int = 0
     #: Seconds of CPU time that one comparison may take.
-    time_limit: float = 1.5
+    time_limit: float = 1.0
     #: Address space of one worker process, in MiB.
     memory_mb: int = 1024
     #: What the gold answers are: "math", "countdown" or "sudoku".

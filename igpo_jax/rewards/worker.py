@@ -20,7 +20,7 @@ from typing import Any
 OUT_OF_MEMORY = 77
 #: CPU seconds between the soft stop (an exception) and the kernel's kill, which also ends a long call in C.
 GRACE = 0.4
-#: Seconds without work after which a new worker imports sympy ahead of need.
+#: Seconds without work after which a worker imports sympy ahead of need.
 IDLE = 0.2
 
 
@@ -45,9 +45,12 @@ def main(time_limit: float, memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGVTALRM, _stop)
     os.write(replies, pack(["ready"]))
-    if not select.select([requests], [], [], IDLE)[0]:
-        _load_symbolic()  # while nobody waits; otherwise at the first comparison that needs it
-    while (frame := _read_frame(requests)) is not None:
+    while True:
+        if not select.select([requests], [], [], IDLE)[0]:
+            _load_symbolic()  # while nobody waits; otherwise at the first comparison that needs it
+        frame = _read_frame(requests)
+        if frame is None:
+            return
         gold, answer = json.loads(frame)
         equal, reason, stopped = _compare(gold, answer, time_limit)
         os.write(replies, pack([equal, reason, stopped]))

@@ -68,6 +68,8 @@ class Arithmetic(Commands):
             return not (token.text == "U" and self.peek(1).text in ("(", "["))
         if token.kind == "number":
             return before.kind not in ("number", "symbol")
+        if self.starts_remark():
+            return False
         if token.kind == "command":
             return (
                 token.text not in CLOSERS
@@ -75,12 +77,12 @@ class Arithmetic(Commands):
                 and token.text not in UNIONS
                 and (token.text not in ("end", "choose", "mid", "pm", "mp"))
             )
-        if token.text == "(":
-            return not self.starts_remark()
-        return token.text in ("[", "{", "\\{") or (token.text == "|" and not self.bars)
+        return token.text in ("(", "[", "{", "\\{") or (token.text == "|" and not self.bars)
 
     def starts_remark(self) -> bool:
-        """Whether words in round brackets follow, "20 (white hats)"."""
+        """Whether words in brackets follow, "20 (white hats)", or a fraction of words, ``60 \\frac{mi}{h}``."""
+        if self.peek().kind == "command" and self.peek().text in FRACTIONS:
+            return self.peek(1).text == "{" and self.peek(2).kind == "word" and self.peek(2).text not in NUMBER_WORDS
         return self.peek().text == "(" and self.peek(1).kind == "word"
 
     def factor(self) -> Node:

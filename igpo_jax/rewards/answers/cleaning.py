@@ -79,11 +79,12 @@ _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢ", "01234567
 
 _LAYOUT = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|allowbreak|hfill|"
-    r"centering|hline|rm|it|bf)(?![a-zA-Z])|\\!"
+    r"centering|hline|rm|it|bf|tiny|small|large|Large|LARGE|huge|Huge|normalsize)(?![a-zA-Z])|\\!"
 )
 _TEMPERATURE = re.compile(
     r"(\^\s?(?:\{\s?\\circ\s?\}|\\circ))\s{0,2}(?:[CF]|\\(?:text|mathrm)\s?\{\s?[CF]\s?\})(?![A-Za-z])"
 )
+_PLAIN_TIMES = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _PHANTOM = re.compile(r"\\[hv]?phantom\s?(?:\{[^{}]{0,40}\}|[^\\{])")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,|,\\!|\{,\}|\\,)\s{0,2}\d{3})+(?!\d)")
 _SEPARATOR = re.compile(r"[,{}\\!\s]+")
@@ -96,6 +97,7 @@ def clean(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]{1,40}", lambda found: "^{" + found[0].translate(_RAISED) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢ]{1,40}", lambda found: "_{" + found[0].translate(_LOWERED) + "}", text)
     text = _join_thousands(_PHANTOM.sub(" ", text.translate(_TABLE)))
+    text = _PLAIN_TIMES.sub(r"\\times ", text)
     return " ".join(_LAYOUT.sub(" ", _TEMPERATURE.sub(r"\1", text)).split())
 
 

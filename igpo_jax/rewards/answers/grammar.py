@@ -10,12 +10,13 @@ An answer is understood as a whole or not at all.
 """
 
 from igpo_jax.rewards.answers.arithmetic import RELATIONS, UNIONS, Arithmetic
+from igpo_jax.rewards.answers.commands import FRACTIONS
 from igpo_jax.rewards.answers.cursor import CLOSERS
 from igpo_jax.rewards.answers.lexer import END, Token, tokenize
 from igpo_jax.rewards.answers.nodes import Node, NotUnderstood, number
 from igpo_jax.rewards.answers.words import CALENDAR, MULTIPLIERS, NUMBER_WORDS
 
-_LEADING = frozenset(["approx", "=", "simeq", "thickapprox", "implies", "Rightarrow", ":"])
+_LEADING = frozenset(["approx", "=", "simeq", "thickapprox", "implies", "Rightarrow", "therefore", ":"])
 
 
 def read_answer(cleaned: str) -> Node:
@@ -25,7 +26,7 @@ def read_answer(cleaned: str) -> Node:
         NotUnderstood: some part of it is outside the grammar or over its limits.
     """
     tokens = tokenize(cleaned)
-    while tokens and tokens[-1].text in (".", ",", ";", ":", "*"):
+    while tokens and tokens[-1].text in (".", ",", ";", ":", "*", "\\\\"):
         tokens.pop()
     while tokens and tokens[0].text in _LEADING:
         tokens.pop(0)
@@ -94,6 +95,9 @@ class _Reader(Arithmetic):
     def with_unit(self, node: Node) -> Node:
         """Drops the unit or counted noun after a value; "million" and its like multiply."""
         words: list[str] = []
+        if self.accept(*FRACTIONS):
+            self.unit_part()
+            self.unit_part()
         remark = self.accept("(")
         while not (self.at_close() or self.at_separator() or self.peek().text in ("=", "<", ">")):
             token = self.take()
@@ -113,6 +117,15 @@ class _Reader(Arithmetic):
             return Node("multiply", (node, number(MULTIPLIERS[words[0]])))
         half = {"am": "am", "pm": "pm"}.get("".join(words).replace(".", ""), "")
         return Node("ratio", node.items, half) if node.kind == "ratio" else node
+
+    def unit_part(self) -> None:
+        """The numerator or denominator of a unit."""
+        self.expect("{")
+        while self.peek().kind in ("word", "symbol"):
+            self.take()
+            if self.accept("^"):
+                self.exponent()
+        self.expect("}")
 
     def relation(self) -> Node:
         parts, signs = [self.union()], []

@@ -159,10 +159,13 @@ def _oriented(node: Node) -> Node:
 
 
 def _proportional(left: Node, right: Node) -> bool:
-    """Whether the two sides' differences are proportional: the same equation, or inequality with a positive factor."""
+    """Whether the two sides' differences are proportional: the same equation, or inequality with a positive factor.
+
+    Only with two or more symbols: ``3x + 5 = 20`` is the problem and ``x = 5`` its answer, though they are equivalent.
+    """
     first, second = (Node("add", (node.items[0], Node("negate", (node.items[1],)))) for node in (left, right))
     free = symbols(first)
-    if not free or free != symbols(second):
+    if len(free) < 2 or free != symbols(second):
         return False
     ratios = []
     for point in points(free):
