@@ -5,6 +5,7 @@ import fcntl
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 
 from igpo_jax.errors import UserError
@@ -46,7 +47,7 @@ def staged(output: str | os.PathLike[str], needed: int) -> Iterator[pathlib.Path
             (partial / ".lock").unlink()
             os.replace(partial, final)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
             raise
 
 
@@ -63,6 +64,15 @@ def _clear(partial: pathlib.Path) -> None:
             shutil.rmtree(item)
         elif item.name != ".lock":
             item.unlink()
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Deletes a folder into which a write that is still under way may put one more file."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _check_space(folder: pathlib.Path, needed: int, output: str | os.PathLike[str]) -> None:

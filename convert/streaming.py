@@ -159,10 +159,9 @@ class _SlotHandler(_Handler):
                 while sum(size for size, _ in under_way) > _UNDER_WAY_BYTES:
                     await under_way.popleft()[1]
             await asyncio.gather(*(writing for _, writing in under_way))
-        except BaseException:
-            for _, writing in under_way:
-                writing.cancel()
-            raise
+        finally:
+            # After an error too: whoever clears the folder away must not be overtaken by a late write.
+            await asyncio.gather(*(writing for _, writing in under_way), return_exceptions=True)
 
 
 class _OpenSlot:
