@@ -22,7 +22,7 @@ from igpo_jax.rl.objectives import Objective
 from igpo_jax.rl.rollout import RewardSettings, RolloutSettings
 from igpo_jax.training import accumulate
 from igpo_jax.training.optimizers import OptimizerSettings, global_norm
-from igpo_jax.training.state import TrainState, policy_of
+from igpo_jax.training.state import TrainState, compile_update, policy_of
 
 #: name -> which completion tokens a scoring forward masks; one entry per likelihood estimator.
 ESTIMATORS = {"mean_field": likelihood.MeanField()}
@@ -86,7 +86,7 @@ def make_score(model: llada.Model, chunk: int, parts: int) -> Callable[[llada.Po
 def make_rl_step(
     model: llada.Model, settings: RlSettings, optimizer: optax.GradientTransformation, schedule: optax.Schedule
 ) -> Callable[[TrainState, UpdateBatch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted inner update: (state, batch) -> (new state, metrics); the state is donated."""
+    """The jitted inner update: (state, batch) -> (new state, metrics); the state is donated (see compile_update)."""
 
     def loss(frozen: Any, trainable: Any, part: UpdateBatch) -> objectives.LossSums:
         tokens = part.rollout.completion_tokens
@@ -110,7 +110,7 @@ def make_rl_step(
         trainable = optax.apply_updates(state.trainable, updates)
         return dataclasses.replace(state, step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return compile_update(step)
 
 
 def make_update_batch(objective: Objective) -> Callable[..., UpdateBatch]:

@@ -18,7 +18,7 @@ from igpo_jax.rl.batch import Array
 from igpo_jax.rl.objectives import LossSums
 from igpo_jax.training import accumulate
 from igpo_jax.training.optimizers import OptimizerSettings, global_norm
-from igpo_jax.training.state import TrainState, policy_of
+from igpo_jax.training.state import TrainState, compile_update, policy_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def sft_sums(
 def make_sft_step(
     model: llada.Model, settings: SftSettings, optimizer: optax.GradientTransformation, schedule: optax.Schedule
 ) -> Callable[[TrainState, SftBatch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted update: (state, batch, run key) -> (new state, metrics); the state is donated.
+    """The jitted update: (state, batch, run key) -> (new state, metrics); the state is donated (see compile_update).
 
     Noise is keyed by (update, global row), so it does not depend on micro-batches or devices.
     """
@@ -116,4 +116,4 @@ def make_sft_step(
         trainable = optax.apply_updates(state.trainable, updates)
         return dataclasses.replace(state, step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return compile_update(step)

@@ -1,6 +1,8 @@
 """What training carries from step to step, and how a policy is put together from it."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -22,6 +24,27 @@ class TrainState:
     trainable: Any  # Params (full fine-tuning) or Adapters (LoRA); float32 master copies
     opt_state: Any  # optax state of ``trainable``
     frozen: Any  # Params under LoRA, None otherwise
+
+
+def compile_update(
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Compiles (state, ...) -> (new state, metrics); the state is donated, all but its frozen parameters.
+
+    The caller may hold those as the reference policy; they pass by the update untouched.
+    """
+
+    def moved(state: TrainState, frozen: Any, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = step(dataclasses.replace(state, frozen=frozen), *args)
+        return dataclasses.replace(state, frozen=None), metrics
+
+    compiled = jax.jit(moved, donate_argnums=0)
+
+    def update(state: TrainState, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        new, metrics = compiled(dataclasses.replace(state, frozen=None), state.frozen, *args)
+        return dataclasses.replace(new, frozen=state.frozen), metrics
+
+    return update
 
 
 def policy_of(trainable: Any, frozen: Any) -> llada.Policy:
