@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     items = read_cases(options.cases) if options.cases else make_items(options.items)
     with JudgePool(JudgeSettings(workers=options.workers)) as pool:
-        pool.judge([("x", f"\\boxed{{{n} y}}") for n in range(64)])  # the workers are up
+        pool.judge([("7", f"\\boxed{{\\sum_{{k=1}}^{n} k}}") for n in range(2, 66)])  # all are ready
         start = time.perf_counter()
         verdicts = pool.judge(items)
         ours = len(items) / (time.perf_counter() - start)

@@ -29,6 +29,8 @@ from igpo_jax.rewards.worker import OUT_OF_MEMORY, pack, unpack
 
 #: Bytes that a worker may have waiting; below the pipe's capacity, so that no write ever blocks.
 _WINDOW = 48 * 1024
+#: Comparisons that a worker may have waiting: few, so that all workers share a batch.
+_AHEAD = 16
 #: Times that a comparison is made again when its worker was killed from outside.
 _RETRIES = 3
 #: Comparisons that a pool remembers (the samples of a group often give the same answer).
@@ -102,7 +104,7 @@ class _Worker:
 
     def fill(self, queue: deque[_Job]) -> None:
         """Sends comparisons from ``queue`` while they fit the pipe; where the process is gone, ``read`` notices."""
-        while queue and (not self.waiting or self.load + len(queue[0].frame) <= _WINDOW):
+        while queue and (not self.waiting or self._has_room(queue[0])):
             job = queue.popleft()
             if not self.waiting:
                 self.heard = time.monotonic()
@@ -110,6 +112,9 @@ class _Worker:
             self.load += len(job.frame)
             with contextlib.suppress(OSError):
                 self.input.write(job.frame)
+
+    def _has_room(self, job: _Job) -> bool:
+        return len(self.waiting) < _AHEAD and self.load + len(job.frame) <= _WINDOW
 
     def read(self) -> list[tuple[_Job, list[Any]]] | None:
         """The replies that have arrived, None when the process is gone."""
