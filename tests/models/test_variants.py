@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from igpo_jax.models import llada
+
 VARIANTS = {
     "plain": {},
     "grouped_heads": {"n_kv_heads": 2},
@@ -37,8 +39,6 @@ def test_tokens_beyond_the_vocabulary_reach_their_row(make_model, run_logits):
 
 
 def test_head_takes_any_leading_shape(make_model):
-    from igpo_jax.models import llada
-
     model, policy = make_model(include_bias=True)
     hidden = np.random.default_rng(0).standard_normal((2, 3, 5, 32)).astype(np.float32)
     whole = llada.head_logits(policy, model, hidden)
