@@ -20,9 +20,9 @@ from igpo_jax.rl.batch import RolloutBatch, UpdateBatch
 from igpo_jax.rl.hints import HintSettings
 from igpo_jax.rl.objectives import Objective
 from igpo_jax.rl.rollout import RewardSettings, RolloutSettings
-from igpo_jax.training import accumulate
-from igpo_jax.training.optimizers import OptimizerSettings, global_norm
-from igpo_jax.training.state import TrainState, compile_update, policy_of
+from igpo_jax.training.optimizers import OptimizerSettings
+from igpo_jax.training.state import TrainState, compile_update
+from igpo_jax.training.update import descend
 
 #: name -> which completion tokens a scoring forward masks; one entry per likelihood estimator.
 ESTIMATORS = {"mean_field": likelihood.MeanField()}
@@ -87,28 +87,18 @@ def make_rl_step(
     model: llada.Model, settings: RlSettings, optimizer: optax.GradientTransformation, schedule: optax.Schedule
 ) -> Callable[[TrainState, UpdateBatch], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted inner update: (state, batch) -> (new state, metrics); the state is donated (see compile_update)."""
+    estimator = ESTIMATORS[settings.estimator]
 
-    def loss(frozen: Any, trainable: Any, part: UpdateBatch) -> objectives.LossSums:
-        tokens = part.rollout.completion_tokens
+    def loss(policy: llada.Policy, part: UpdateBatch) -> objectives.LossSums:
+        rollout = part.rollout
+        tokens, masked = rollout.completion_tokens, estimator.masked(rollout.hint_mask.shape, rollout.hint_mask)
         scores = likelihood.score(
-            policy_of(trainable, frozen),
-            model,
-            part.rollout.prompt_tokens,
-            part.rollout.prompt_mask,
-            tokens,
-            ESTIMATORS[settings.estimator].masked(tokens.shape, part.rollout.hint_mask),
-            chunk=settings.logprob_chunk,
+            policy, model, rollout.prompt_tokens, rollout.prompt_mask, tokens, masked, chunk=settings.logprob_chunk
         )
         return objectives.policy_loss(scores, part, settings.objective)
 
     def step(state: TrainState, batch: UpdateBatch) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, value, metrics = accumulate.gradients(
-            functools.partial(loss, state.frozen), state.trainable, batch, settings.micro_batches
-        )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        metrics |= {"loss": value, "grad_norm": global_norm(grads), "learning_rate": schedule(state.step)}
-        trainable = optax.apply_updates(state.trainable, updates)
-        return dataclasses.replace(state, step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
+        return descend(state, loss, batch, optimizer, schedule, settings.micro_batches)
 
     return compile_update(step)
 

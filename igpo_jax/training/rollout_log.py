@@ -61,9 +61,7 @@ def _records(rollout: Rollout, kept: np.ndarray, tokenizer: Tokenizer) -> Iterat
         yield record | {"round": "second", "learnt_from": False}
 
 
-def _record(
-    rollout: Rollout, rows: Round, row: int, group: int, length: int, tokenizer: Tokenizer
-) -> dict[str, Any]:
+def _record(rollout: Rollout, rows: Round, row: int, group: int, length: int, tokenizer: Tokenizer) -> dict[str, Any]:
     question, verdict = rollout.questions[group], rows.verdicts[row]
     return {
         "id": question.id,

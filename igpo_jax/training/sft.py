@@ -1,9 +1,7 @@
 """Supervised fine-tuning with LLaDA's objective: one jitted step."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.struct
 import jax
@@ -16,9 +14,9 @@ from igpo_jax.models import llada
 from igpo_jax.models.lora import LoraSettings
 from igpo_jax.rl.batch import Array
 from igpo_jax.rl.objectives import LossSums
-from igpo_jax.training import accumulate
-from igpo_jax.training.optimizers import OptimizerSettings, global_norm
-from igpo_jax.training.state import TrainState, compile_update, policy_of
+from igpo_jax.training.optimizers import OptimizerSettings
+from igpo_jax.training.state import TrainState, compile_update
+from igpo_jax.training.update import descend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +96,9 @@ def make_sft_step(
     Noise is keyed by (update, global row), so it does not depend on micro-batches or devices.
     """
 
-    def loss(frozen: Any, trainable: Any, part: tuple[SftBatch, jax.Array, jax.Array]) -> LossSums:
+    def loss(policy: llada.Policy, part: tuple[SftBatch, jax.Array, jax.Array]) -> LossSums:
         batch, masked, probability = part
-        return sft_sums(policy_of(trainable, frozen), model, batch, masked, probability, settings.logprob_chunk)
+        return sft_sums(policy, model, batch, masked, probability, settings.logprob_chunk)
 
     def step(state: TrainState, batch: SftBatch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         keys = noise.row_keys(key, "sft", state.step, batch.row_ids)
@@ -108,12 +106,6 @@ def make_sft_step(
         every = jnp.ones_like(tokens, bool)
         noised = masking.sft_noise(keys, tokens, every, model.config.mask_token_id, settings.minimum_mask)
         parts = (batch, noised.masked, noised.probability)
-        grads, value, metrics = accumulate.gradients(
-            functools.partial(loss, state.frozen), state.trainable, parts, settings.micro_batches
-        )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        metrics |= {"loss": value, "grad_norm": global_norm(grads), "learning_rate": schedule(state.step)}
-        trainable = optax.apply_updates(state.trainable, updates)
-        return dataclasses.replace(state, step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
+        return descend(state, loss, parts, optimizer, schedule, settings.micro_batches)
 
     return compile_update(step)

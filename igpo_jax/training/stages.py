@@ -208,7 +208,7 @@ class _RlLoop:
 
 
 def _pass_at(correct: np.ndarray) -> dict[str, float]:
-    """Unbiased pass@k of the plain samples, (N, G) bool, for k = 2, 4, 8 ... up to G; pass@1 is among the rollout's own."""
+    """Unbiased pass@k of the plain samples, (N, G) bool, for k = 2, 4, 8 ... up to G."""
     group_size = correct.shape[1]
     ks = [2**i for i in range(1, group_size.bit_length()) if 2**i <= group_size]
     counts = correct.sum(axis=1).tolist()
