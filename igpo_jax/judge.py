@@ -5,8 +5,8 @@ Usage:
   python -m igpo_jax.judge --gold='\\frac{1}{2}' --answer='so it is \\boxed{0.5}'
   python -m igpo_jax.judge --rejudge=runs/first
 
-Cases have the fields ``gold``, ``answer`` (a whole completion) and ``equal``. Rollouts, in ``RUN/rollouts/*.jsonl``, have
-``gold``, ``completion`` and ``correct``. ``--kind=countdown`` or ``sudoku`` judges puzzles.
+Cases have the fields ``gold``, ``answer`` (a whole completion) and ``equal``. Rollouts, in ``RUN/rollouts/*.jsonl``,
+have ``gold``, ``completion`` and ``correct``. ``--kind=countdown`` or ``sudoku`` judges puzzles.
 """
 
 import json

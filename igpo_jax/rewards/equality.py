@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from igpo_jax.rewards.answers import symbolic
 from igpo_jax.rewards.answers.cleaning import as_text, clean
 from igpo_jax.rewards.answers.grammar import read_answer
 from igpo_jax.rewards.answers.matching import same
@@ -85,8 +86,6 @@ def _compare_unread(left: str, right: str, reason: str) -> Comparison:
     if as_text(left).lower() == as_text(right).lower():
         return Comparison(True, "same text")
     if _CALCULUS.search(left) or _CALCULUS.search(right):
-        from igpo_jax.rewards.answers import symbolic
-
         equal = symbolic.same_value(left, right)
         if equal is not None:
             return Comparison(equal, "equal by sympy" if equal else "different by sympy")

@@ -16,6 +16,9 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
+from igpo_jax.rewards.answers import symbolic
+from igpo_jax.rewards.equality import compare, needs_symbolic
+
 #: Exit status after a reply with ``stopped`` = "memory": what is left of the heap is not trusted.
 OUT_OF_MEMORY = 77
 #: CPU seconds between the soft stop (an exception) and the kernel's kill, which also ends a long call in C.
@@ -40,14 +43,16 @@ def main(time_limit: float, memory_mb: int) -> None:
         memory_mb: limit on the address space, MiB.
     """
     requests, replies = _take_streams()
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = memory_mb * 2**20
+    limit = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGVTALRM, _stop)
     os.write(replies, pack(["ready"]))
     while True:
         if not select.select([requests], [], [], IDLE)[0]:
-            _load_symbolic()  # while nobody waits; otherwise at the first comparison that needs it
+            symbolic.load()  # while nobody waits; otherwise at the first comparison that needs it
         frame = _read_frame(requests)
         if frame is None:
             return
@@ -84,13 +89,6 @@ def _take_streams() -> tuple[int, int]:
     return requests, replies
 
 
-def _load_symbolic() -> None:
-    """Imports sympy (over half a second of CPU time), outside every comparison's limit."""
-    from igpo_jax.rewards.answers import symbolic
-
-    symbolic.load()
-
-
 def _read_frame(descriptor: int) -> bytes | None:
     header = _read_exactly(descriptor, 4)
     return None if header is None else _read_exactly(descriptor, struct.unpack(">I", header)[0])
@@ -107,11 +105,9 @@ def _read_exactly(descriptor: int, count: int) -> bytes | None:
 
 
 def _compare(gold: str, answer: str, time_limit: float) -> tuple[bool, str, str]:
-    from igpo_jax.rewards.equality import compare, needs_symbolic
-
     try:
         if needs_symbolic(gold, answer):
-            _load_symbolic()
+            symbolic.load()
         signal.setitimer(signal.ITIMER_PROF, time_limit + GRACE)
         signal.setitimer(signal.ITIMER_VIRTUAL, time_limit)
         result = compare(gold, answer)

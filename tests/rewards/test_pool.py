@@ -1,5 +1,6 @@
 """The worker pool: order, limits, killed workers, neighbours of hostile answers, and a clean end."""
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -92,11 +93,12 @@ def test_repeated_items_and_empty_batches(pool):
 def test_workers_killed_at_any_time_cost_no_verdict():
     items = [(f"{n}+x", f"\\boxed{{x+{n}}}") for n in range(1200)]
     with JudgePool(JudgeSettings(workers=2)) as pool:
-        stop = threading.Event()
+        stop, killed = threading.Event(), []
 
         def kill() -> None:
             while not stop.wait(0.7):
                 for pid in workers_of(pool):
+                    killed.append(pid)
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
@@ -107,6 +109,27 @@ def test_workers_killed_at_any_time_cost_no_verdict():
         killer.join()
         assert [verdict.reason for verdict in verdicts] == ["equal in value"] * 1200
         assert pool.timed_out == 0
+    assert killed
+    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in killed)
+
+
+def test_an_interrupted_call_leaves_a_pool_that_works(monkeypatch):
+    def interrupt(self: JudgePool) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with JudgePool(JudgeSettings(workers=2)) as pool:
+        monkeypatch.setattr(JudgePool, "_ready", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.judge(NEIGHBOURS)
+        assert [verdict.correct for verdict in pool.judge(NEIGHBOURS)] == [True, True, False]
+
+
+def test_several_threads_may_judge(pool):
+    items = [[(f"{n}", f"\\boxed{{{n} + {k} - {k}}}") for n in range(60)] for k in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        for verdicts in threads.map(pool.judge, items):
+            assert all(verdict.correct for verdict in verdicts)
 
 
 def test_a_comparison_at_its_time_limit_is_stopped_and_counted():
@@ -123,14 +146,14 @@ def test_running_out_of_memory_is_reported(monkeypatch):
     def greedy(gold: str, answer: str) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("igpo_jax.rewards.equality.compare", greedy)
+    monkeypatch.setattr("igpo_jax.rewards.worker.compare", greedy)
     assert worker._compare("1/2", "0.5", time_limit=60.0) == (False, "stopped at the memory limit", "memory")
 
 
 def test_a_stopped_worker_is_replaced(monkeypatch):
     with JudgePool(JudgeSettings(workers=1)) as pool:
         pool.judge(NEIGHBOURS)
-        monkeypatch.setattr("igpo_jax.rewards.pool.PATIENCE", -14.0)
+        monkeypatch.setattr("igpo_jax.rewards.pool.PATIENCE", -5.0)  # five seconds, with the limit
         os.kill(workers_of(pool)[0], signal.SIGSTOP)
         verdicts = pool.judge([("2/4", "\\boxed{0.5}"), ("3/4", "\\boxed{0.75}")])
         assert [verdict.timed_out for verdict in verdicts] == [True, False]
