@@ -36,7 +36,7 @@ def get_config(variant: str = "igpo") -> RunSettings:
         tokenizer=TokenizerSettings(kind="bpe", vocab_size=2048),
         sampler=Sampler(length=128, steps=64, block_length=32, temperature=1.0),
         sft=SftSettings(
-            steps=300,
+            steps=800,
             batch_size=32,
             optimizer=OptimizerSettings(
                 learning_rate=2e-3,
