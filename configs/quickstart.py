@@ -45,7 +45,7 @@ def get_config(variant: str = "igpo") -> RunSettings:
         compute=Compute(remat="context"),
         data=DataSettings(
             name="chain",
-            sft_lengths=(1, 2, 3, 4) * 6 + (5, 6, 7),
+            sft_lengths=(*(1, 2, 3, 4) * 6, 5, 6, 7),
             rl_lengths=(2, 3, 4, 5, 6, 7),
             test_lengths=(1, 2, 3, 4, 5, 6, 7),
             sft_rows=20000,
