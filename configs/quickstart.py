@@ -1,7 +1,7 @@
 """The paper's whole recipe on an embedded task, in minutes on a laptop's CPU.
 
 A 0.17M-parameter LLaDA learns word problems about money (chains of operations on a three-digit number) by SFT on
-verified traces, mostly of one to four operations. IGPO goes on with chains of up to seven, which SFT has shown it rarely:
+verified traces, mostly of one to four operations. IGPO goes on with chains of up to seven, which SFT has rarely shown:
 there whole groups of eight are wrong, and hints from the traces rescue most of them.
 
 Launch:
