@@ -91,25 +91,28 @@ def test_repeated_items_and_empty_batches(pool):
 
 
 def test_workers_killed_at_any_time_cost_no_verdict():
-    items = [(f"{n}+x", f"\\boxed{{x+{n}}}") for n in range(1200)]
     with JudgePool(JudgeSettings(workers=2)) as pool:
         stop, killed = threading.Event(), []
 
         def kill() -> None:
-            while not stop.wait(0.7):
+            while not stop.is_set():
                 for pid in workers_of(pool):
                     killed.append(pid)
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
+                stop.wait(0.7)
 
         killer = threading.Thread(target=kill)
         killer.start()
-        verdicts = [verdict for place in range(0, 1200, 100) for verdict in pool.judge(items[place : place + 100])]
+        reasons = []
+        while len(killed) < 8:
+            start = len(reasons)  # other answers each time: none is remembered
+            batch = [(f"{n}+x", f"\\boxed{{x+{n}}}") for n in range(start, start + 100)]
+            reasons.extend(verdict.reason for verdict in pool.judge(batch))
         stop.set()
         killer.join()
-        assert [verdict.reason for verdict in verdicts] == ["equal in value"] * 1200
+        assert set(reasons) == {"equal in value"}
         assert pool.timed_out == 0
-    assert killed
     assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in killed)
 
 
