@@ -89,8 +89,8 @@ SUBJECTS = (
     ),
     Subject(
         "hint_gap",
-        "What hints are worth to the generated tokens of hinted rows",
-        "gain in log-prob [nats per token]",
+        "What hints in view add to generated tokens",
+        "log-prob [nats per token]",
         "rl",
         (("hint_logp_gap", "with hints in view minus without"),),
     ),

@@ -198,9 +198,12 @@ class _RlLoop:
         return batch, kept, values
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
-        """Pass@1 on held-out questions where the schedule asks for it; logged under the stage's "/eval"."""
+        """Pass@1 on held-out questions where the schedule asks for it; logged under the stage's "/eval".
+
+        Not after the last step: the recipe evaluates what the stage returns.
+        """
         every = self._run.settings.evaluation.every
-        if not every or step % every:
+        if not every or step % every or step == self._settings.steps:
             return None
         scores = self._run.evaluate(merged_params(state))
         self._run.log.write(f"{self._run.settings.name}/eval", step, scores.metrics())
