@@ -124,7 +124,7 @@ def _inspect(chosen: argparse.Namespace) -> int:
     from convert import contents
     from igpo_jax.training import console
 
-    console.note(console.table(contents.summary(chosen.folder), (chosen.folder, "")))
+    console.note(console.table(contents.summary(chosen.folder), ("folder", chosen.folder)))
     console.note("")
     console.note(console.table(contents.parameters(chosen.folder), ("parameter", "shape", "dtype", "size")))
     return 0

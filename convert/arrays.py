@@ -1,8 +1,11 @@
 """Arrays in an Orbax checkpoint: what is there, whether it is what was expected, and reading it where it belongs."""
 
+import gc
 import os
-from collections.abc import Mapping
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,8 +16,12 @@ from jax.sharding import SingleDeviceSharding
 from igpo_jax.errors import UserError
 
 Path = str | os.PathLike[str]
+T = TypeVar("T")
 
 _SHOWN = 6
+
+#: How long abandoned reads may take to end.
+_ECHO_SECONDS = 0.5
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -29,10 +36,7 @@ def stored(path: Path) -> dict[str, Any]:
     Raises:
       UserError: there is no readable checkpoint.
     """
-    try:
-        return flatten(ocp.PyTreeCheckpointHandler().metadata(_absolute(path)).tree)
-    except Exception as error:  # what damage raises depends on the damaged file
-        raise unreadable(path, error) from error
+    return _guarded(path, lambda: flatten(ocp.PyTreeCheckpointHandler().metadata(_absolute(path)).tree))
 
 
 def restore(path: Path, wanted: Any, subset: bool = False) -> Any:
@@ -57,10 +61,7 @@ def restore(path: Path, wanted: Any, subset: bool = False) -> Any:
     arguments = ocp.args.PyTreeRestore(
         wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=subset
     )
-    try:
-        return ocp.PyTreeCheckpointHandler().restore(_absolute(path), args=arguments)
-    except Exception as error:  # what damage raises depends on the damaged file
-        raise unreadable(path, error) from error
+    return _guarded(path, lambda: ocp.PyTreeCheckpointHandler().restore(_absolute(path), args=arguments))
 
 
 def check(found: Mapping[str, Any], expected: Mapping[str, Any], source: str, subset: bool = False) -> None:
@@ -123,6 +124,23 @@ def _listing(what: str, paths: list[str]) -> str:
         return ""
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     return f"{what}: {', '.join(paths[:_SHOWN])}{more}"
+
+
+def _guarded(path: Path, read: Callable[[], T]) -> T:
+    """What ``read`` returns; a failure as a UserError, without what Python prints of the reads abandoned."""
+    try:
+        return read()
+    except Exception as error:  # what damage raises depends on the damaged file
+        failure = unreadable(path, error)
+    # The error and all that it holds is gone here, so that what ends now ends unheard.
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        time.sleep(_ECHO_SECONDS)
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    raise failure
 
 
 def _absolute(path: Path) -> epath.Path:

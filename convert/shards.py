@@ -111,7 +111,12 @@ class TorchShard:
         torch = _torch(self.path)
         try:
             tensors = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{self.path} is damaged or holds more than tensors, perhaps code, so it is not opened; download it "
+                "again, or take the checkpoint's safetensors files"
+            ) from error
+        except (RuntimeError, ValueError, EOFError, OSError) as error:
             lines = str(error).splitlines() or [""]
             raise UserError(
                 f"{self.path} is not a whole file of PyTorch weights ({lines[0][:200]}); download it again, or take "

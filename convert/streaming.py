@@ -25,7 +25,7 @@ from etils import epath
 Path = str | os.PathLike[str]
 
 #: Chunks are the unit of reading: small enough that a device's shard takes little more than itself from the disk.
-_CHUNK_BYTES = 2**20
+_CHUNK_BYTES = 2**19
 
 #: Orbax collects chunks into files of about this size, and holds a file in memory until it is full.
 _FILE_BYTES = 2**26
@@ -192,10 +192,15 @@ class _StoredHandler(_Handler):
     async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Stored]:
         specs = [ocp.type_handlers.get_json_tspec_read(info, bool(info.is_ocdbt_checkpoint)) for info in infos]
         opening = [
-            tensorstore.open(tensorstore.Spec(spec), open=True, context=info.ts_context)
+            _finished(tensorstore.open(tensorstore.Spec(spec), open=True, context=info.ts_context))
             for spec, info in zip(specs, infos, strict=True)
         ]
-        return [Stored(await store) for store in opening]
+        # All of them end before an error is raised, so that none comes to its end after the event loop.
+        opened = await asyncio.gather(*opening, return_exceptions=True)
+        for store in opened:
+            if isinstance(store, BaseException):
+                raise store
+        return [Stored(store) for store in opened]
 
 
 async def _create(slot: Slot, info: Any, arg: Any) -> Any:
@@ -206,8 +211,9 @@ async def _create(slot: Slot, info: Any, arg: Any) -> Any:
     return await tensorstore.open(tensorstore.Spec(spec), create=True, context=info.ts_context)
 
 
-async def _finished(writing: Any) -> None:
-    await writing
+async def _finished(future: Any) -> Any:
+    """A tensorstore future as a coroutine, which asyncio can gather."""
+    return await future
 
 
 def _absolute(path: Path) -> epath.Path:
