@@ -45,15 +45,18 @@ def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> lis
 
 
 def _evaluated(run: Run, stage: str, params: llada.Params, result: stages.StageResult | None) -> dict[str, Any]:
-    """The summary row of a stage; an evaluation that an earlier run stored is not repeated."""
-    stored = run.workdir / "evaluations" / f"{stage}.json"
+    """The summary row of a stage; an evaluation that an earlier run stored at the same step is not repeated."""
+    stored, step = run.workdir / "evaluations" / f"{stage}.json", _last_step(run, stage)
     if stored.exists():
-        return {name: value for name, value in json.loads(stored.read_text()).items() if name != "correct"}
+        known = json.loads(stored.read_text())
+        if known.get("step") == step:
+            return {name: value for name, value in known.items() if name != "correct"}
     evaluation = run.evaluate(params)
     scores = evaluation.metrics()
-    run.log.write("eval", 0 if stage == "start" else _last_step(run, stage), scores | {"after_stage": 1.0})
+    run.log.write("eval", step, scores | {"after_stage": 1.0})
     row: dict[str, Any] = {
         "stage": stage,
+        "step": step,
         **scores,
         **(result.means if result else {}),
         "seconds": result.seconds if result else 0.0,
@@ -69,7 +72,7 @@ def _evaluated(run: Run, stage: str, params: llada.Params, result: stages.StageR
 
 
 def _last_step(run: Run, stage: str) -> int:
-    return run.settings.sft.steps if stage == "sft" else run.settings.rl.steps
+    return {"start": 0, "sft": run.settings.sft.steps}.get(stage, run.settings.rl.steps)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

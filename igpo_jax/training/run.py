@@ -69,9 +69,11 @@ def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> t
       The run and its starting parameters on the mesh.
 
     Raises:
-      UserError: bad data, an unwritable directory, a checkpoint that disagrees with the tokenizer.
+      UserError: bad data, an unwritable directory or one that holds another run, a checkpoint that disagrees with the
+        tokenizer. What an earlier run left in the directory is then untouched.
     """
     _writable(workdir)
+    _check_same_run(settings, workdir)
     mesh = make_mesh(settings.mesh)
     examples = {split: splits.open_split(settings.data, split, workdir / "data") for split in _needed(settings)}
     tokenizer = _tokenizer(settings, examples, workdir)
@@ -123,19 +125,49 @@ def _writable(workdir: pathlib.Path) -> None:
         ) from error
 
 
+#: What may change when a run goes on: how long it is, what it logs and keeps, and how the work is laid out.
+_MAY_CHANGE = frozenset(
+    {
+        *("sft.steps", "sft.micro_batches", "sft.logprob_chunk", "sft.log_every"),
+        *("rl.steps", "rl.micro_batches", "rl.score_batches", "rl.logprob_chunk", "rl.save_rollouts_every"),
+        *("rl.rollout.rows_per_program", "evaluation.rows_per_program", "evaluation.every"),
+        *("mesh.data", "mesh.fsdp", "mesh.tensor", "cpu_devices", "compute.remat", "data.path"),
+        *("judge.workers", "checkpoints.every", "checkpoints.keep_last", "checkpoints.keep_best"),
+    }
+)
+
+
+def _check_same_run(settings: RunSettings, workdir: pathlib.Path) -> None:
+    """Raises UserError where the directory holds a run with other settings, which this one would mix with."""
+    stored = workdir / "config.json"
+    if not stored.exists():
+        return
+    try:
+        old = json.loads(stored.read_text())
+    except ValueError as error:
+        raise UserError(f"{stored} is not valid JSON ({error}); restore it, or use another --workdir") from error
+    # SFT that RL has started from is not made longer: the reference would be another one halfway through.
+    fixed = {"sft.steps"} if (workdir / "checkpoints" / settings.name).is_dir() else set()
+    for path, before, now in settings_lib.changed_fields(old, settings):
+        known = settings_lib.ABSENT not in (before, now)
+        if known and (path in fixed or path not in _MAY_CHANGE):
+            raise UserError(
+                f"{workdir} holds a run with {path} {before!r}, but this one has {now!r}; "
+                f"use another --workdir, or go on with --config.{path}={before}"
+            )
+
+
 def _tokenizer(
     settings: RunSettings, examples: Mapping[str, Sequence[Example]], workdir: pathlib.Path
 ) -> tokenizers.Tokenizer:
-    """The tokenizer of the run directory where there is one, else a new one, stored there."""
+    """The tokenizer of the run directory where there is one, else a new one."""
     stored = workdir / "tokenizer"
     if (stored / "tokenizer.json").exists():
-        return tokenizers.load_tokenizer(stored)
+        return tokenizers.load_tokenizer(stored, settings.tokenizer.chat)
     template = templates.get_template(settings.template)
     rows = examples.get("sft") or examples.get("rl") or examples["test"]
     texts = pipeline.tokenizer_texts(settings.data, rows, template)
-    tokenizer = tokenizers.build_tokenizer(settings.tokenizer, texts)
-    tokenizer.save(stored)
-    return tokenizer
+    return tokenizers.build_tokenizer(settings.tokenizer, texts)
 
 
 def _model(
@@ -166,7 +198,7 @@ def _model(
 
 
 def _agree(config: llada.ModelConfig, tokenizer: tokenizers.Tokenizer, source: str) -> None:
-    """Raises UserError where the tokenizer's special ids are not the checkpoint's."""
+    """Raises UserError where the tokenizer's special ids are not the checkpoint's, or its ids exceed the embedding."""
     pairs = {
         "mask_token_id": (config.mask_token_id, tokenizer.mask_id),
         "eos_token_id": (config.eos_token_id, tokenizer.eos_id),
@@ -177,10 +209,15 @@ def _agree(config: llada.ModelConfig, tokenizer: tokenizers.Tokenizer, source: s
                 f"{source}/config.json has {field} {wanted}, but the tokenizer's is {found}; "
                 "use the tokenizer that belongs to the checkpoint"
             )
+    if tokenizer.vocab_size > config.embedding_size:
+        raise UserError(
+            f"{source}/config.json has embedding_size {config.embedding_size}, but the tokenizer has "
+            f"{tokenizer.vocab_size} ids; use the tokenizer that belongs to the checkpoint"
+        )
 
 
 def _store(run: Run) -> None:
-    """Writes config.json, the model's configuration, the data report and the machine's facts."""
+    """Writes the tokenizer, config.json, the model's configuration, the data report and the machine's facts."""
     reports = {split: encoded.report for split, encoded in run.encoded.items()}
     facts = {
         "devices": jax.device_count(),
@@ -188,6 +225,8 @@ def _store(run: Run) -> None:
         "jax": jax.__version__,
         "template_hash": templates.get_template(run.settings.template).hash,
     }
+    if not (run.workdir / "tokenizer" / "tokenizer.json").exists():
+        run.tokenizer.save(run.workdir / "tokenizer")
     (run.workdir / "config.json").write_text(settings_lib.to_json(run.settings) + "\n")
     (run.workdir / "model_config.json").write_text(json.dumps(run.model.config.to_hf(), indent=2) + "\n")
     (run.workdir / "data_report.json").write_text(json.dumps(reports, indent=2) + "\n")

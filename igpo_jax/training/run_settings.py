@@ -55,9 +55,9 @@ class RunSettings:
         """Raises UserError for a name that is no folder name, an unknown template or an impossible length."""
         check_choice("template", self.template, TEMPLATES)
         check_choice("long_prompts", self.long_prompts, ("error", "drop"))
-        if not self.name.replace("_", "").replace("-", "").isalnum() or self.name in ("sft", "eval"):
+        if not self.name.replace("_", "").replace("-", "").isalnum() or self.name in ("start", "sft", "eval"):
             raise UserError(
-                f"name is '{self.name}', expected letters, digits, '-' and '_', and neither 'sft' nor 'eval'"
+                f"name is '{self.name}', expected letters, digits, '-' and '_', and neither 'start', 'sft' nor 'eval'"
             )
         if self.prompt_length < 1:
             raise UserError(f"prompt_length is {self.prompt_length}, expected at least 1 token")

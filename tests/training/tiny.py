@@ -152,7 +152,7 @@ def run_settings(**changes: Any) -> RunSettings:
             micro_batches=2,
             score_batches=2,
             save_rollouts_every=2,
-            hints=HintSettings(answer_room=8),
+            hints=HintSettings(answer_room=8, chunk_min=1, chunk_max=2, ratio_low=0.5, ratio_high=0.9),
             rollout=RolloutSettings(groups=4, group_size=4, rows_per_program=16),
             optimizer=dataclasses.replace(RUN_OPTIMIZER, learning_rate=1e-3),
         ),
