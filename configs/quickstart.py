@@ -55,7 +55,7 @@ def get_config(variant: str = "igpo") -> RunSettings:
         tokenizer=TokenizerSettings(kind="words"),
         sampler=Sampler(length=48, steps=24, block_length=16, temperature=1.0),
         sft=SftSettings(
-            steps=1000,
+            steps=1150,
             batch_size=128,
             log_every=25,
             optimizer=OptimizerSettings(
@@ -70,15 +70,15 @@ def get_config(variant: str = "igpo") -> RunSettings:
             ),
         ),
         rl=RlSettings(
-            steps=40,
+            steps=50,
             inner_updates=2,
             rollout=rollout,
             hints=HintSettings(answer_room=8),
             optimizer=OptimizerSettings(
-                learning_rate=1e-4, schedule="linear", warmup_steps=10, b2=0.98, weight_decay=0.01, clip_norm=1.0
+                learning_rate=2e-4, schedule="linear", warmup_steps=10, b2=0.98, weight_decay=0.01, clip_norm=1.0
             ),
         ),
-        evaluation=EvaluationSettings(every=20, rows_per_program=128),
+        evaluation=EvaluationSettings(every=25, rows_per_program=128),
         checkpoints=CheckpointSettings(every=25),
     )
     return presets.official(settings) if variant == "official" else settings
