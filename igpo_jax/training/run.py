@@ -75,6 +75,7 @@ def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> t
     _writable(workdir)
     _check_same_run(settings, workdir)
     mesh = make_mesh(settings.mesh)
+    settings.check_shards(mesh.shape["data"] * mesh.shape["fsdp"])
     examples = {split: splits.open_split(settings.data, split, workdir / "data") for split in _needed(settings)}
     tokenizer = _tokenizer(settings, examples, workdir)
     template = templates.get_template(settings.template)

@@ -75,7 +75,26 @@ class RunSettings:
     @property
     def batches(self) -> tuple[int, ...]:
         """Every number of rows that a compiled program sees at once, for choosing the virtual devices."""
-        sft = (self.sft.batch_size // self.sft.micro_batches,) if self.sft.steps else ()
-        rows = self.rl.rollout.rows
-        rl = (rows // self.rl.micro_batches, rows // self.rl.score_batches, self.rl.rollout.rows_per_program)
-        return (*sft, *(rl if self.rl.steps else ()), self.evaluation.rows_per_program)
+        return tuple(self._batches.values())
+
+    @property
+    def _batches(self) -> dict[str, int]:
+        """Rows of a compiled program, by the fields that make them."""
+        rows, found = self.rl.rollout.rows, {"evaluation.rows_per_program": self.evaluation.rows_per_program}
+        if self.sft.steps:
+            found["sft.batch_size / sft.micro_batches"] = self.sft.batch_size // self.sft.micro_batches
+        if self.rl.steps:
+            groups = "rl.rollout.groups x group_size"
+            found["rl.rollout.rows_per_program"] = self.rl.rollout.rows_per_program
+            found[f"{groups} / rl.micro_batches"] = rows // self.rl.micro_batches
+            found[f"{groups} / rl.score_batches"] = rows // self.rl.score_batches
+        return found
+
+    def check_shards(self, shards: int) -> None:
+        """Raises UserError where a program's rows do not divide over ``shards`` devices (mesh axes data x fsdp)."""
+        for fields, rows in self._batches.items():
+            if rows % shards:
+                raise UserError(
+                    f"{fields} is {rows} rows, which do not divide over {shards} devices (mesh axes data x fsdp); "
+                    f"make it a multiple of {shards}, or use another mesh"
+                )
