@@ -1,6 +1,6 @@
 """Completes prompts with a masked diffusion model, shown while it happens.
 
-  python -m igpo_jax.generate --checkpoint runs/quickstart --prompt "Mia has 427 shells. ..."
+  python -m igpo_jax.generate --checkpoint runs/quickstart --prompt "Mia has 427 dollars. Then ..."
   python -m igpo_jax.generate --checkpoint models/llada-8b --chat
   python -m igpo_jax.generate --checkpoint models/llada-8b --tokens in.npz --output out.npz
 

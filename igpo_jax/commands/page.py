@@ -18,6 +18,7 @@ pre, #canvas { white-space: pre-wrap; overflow-wrap: anywhere; font: 15px/1.8 ui
 pre { border-left: 3px solid var(--dim); padding-left: 1rem; }
 #canvas { border: 1px solid var(--dim); border-radius: 6px; padding: 1rem; min-height: 4rem; }
 .controls { display: flex; gap: 1rem; align-items: center; }
+.controls[hidden] { display: none; }
 .controls input { flex: 1; }
 .token { border-radius: 3px; }
 .hint { color: var(--hint); font-weight: 600; }
