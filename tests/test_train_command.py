@@ -1,0 +1,124 @@
+"""The training command as a user starts it: the quickstart made tiny, stopped by Ctrl-C, continued to its end."""
+
+import collections
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 20
+TINY = {
+    "model.d_model": 32,
+    "model.n_layers": 2,
+    "model.n_heads": 2,
+    "model.n_kv_heads": 2,
+    "model.mlp_hidden_size": 48,
+    "data.sft_rows": 64,
+    "data.rl_rows": 32,
+    "data.test_rows": 16,
+    "sft.steps": 4,
+    "sft.batch_size": 16,
+    "sft.log_every": 2,
+    "sft.optimizer.warmup_steps": 0,
+    "rl.steps": STEPS,
+    "rl.optimizer.warmup_steps": 0,
+    "rl.rollout.groups": 4,
+    "rl.rollout.group_size": 4,
+    "rl.rollout.rows_per_program": 16,
+    "evaluation.every": 0,
+    "evaluation.rows_per_program": 16,
+    "checkpoints.every": 2,
+    "judge.workers": 1,
+    "cpu_devices": 2,
+}
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Starts ``python -m igpo_jax.train`` on the tiny quickstart."""
+
+    def start(workdir, *arguments):
+        overrides = [f"--config.{name}={value}" for name, value in TINY.items()]
+        compiled = {
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        program = [sys.executable, "-m", "igpo_jax.train", "--config=configs/quickstart.py", f"--workdir={workdir}"]
+        return subprocess.Popen(
+            [*program, *overrides, *arguments],
+            cwd=ROOT,
+            env=os.environ | compiled,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def logged(workdir):
+    """(stage, step) of every finished line of the log."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [(row["stage"], row["step"]) for row in map(json.loads, lines)]
+
+
+def wait_for(process, condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "the run is not getting anywhere"
+        time.sleep(0.05)
+
+
+def test_a_run_is_stopped_by_ctrl_c_and_goes_on(command, tmp_path):
+    workdir = tmp_path / "run"
+    first = command(workdir)
+    wait_for(first, lambda: ("igpo", 3) in logged(workdir))
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 130, err
+    assert err == "stopped by Ctrl-C; the last finished checkpoint is intact\n"
+    assert "sft: pass@1" in out and "igpo: pass@1" not in out
+    assert not (workdir / "summary.json").exists()
+    reached = max(step for stage, step in logged(workdir) if stage == "igpo")
+    assert reached < STEPS
+
+    second = command(workdir)
+    out, err = second.communicate(timeout=300)
+    assert (second.returncode, err) == (0, "")
+    steps = [
+        int(line.split()[1].partition("/")[0]) for line in out.splitlines() if line.startswith("igpo  ") and "/" in line
+    ]
+    assert steps == list(range(steps[0], STEPS + 1)) and 2 < steps[0] <= reached + 1, "it went on from a checkpoint"
+    assert not any(line.startswith("sft  ") and f"/{TINY['sft.steps']}" in line for line in out.splitlines())
+    counts = collections.Counter(logged(workdir))
+    assert counts == collections.Counter(
+        [
+            ("eval", 0),
+            ("sft", 2),
+            ("sft", 4),
+            ("eval", 4),
+            *(("igpo", step) for step in range(1, STEPS + 1)),
+            ("eval", STEPS),
+        ]
+    )
+    assert [row["stage"] for row in json.loads((workdir / "summary.json").read_text())] == ["start", "sft", "igpo"]
+    assert (workdir / "plots" / "overview.png").exists()
+
+
+def test_bad_data_is_one_sentence_on_the_screen(command, tmp_path):
+    data = tmp_path / "mine.jsonl"
+    data.write_text('{"question": "What is 1 + 1?", "answer": "2", "reasoning": "1 + 1 = 2"}\n{"question": }\n')
+    process = command(tmp_path / "run", "--config.data.name=jsonl", f"--config.data.path={data}")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out == ""
+    assert err.startswith(f"error: {data} line 2 is not JSON") and err.count("\n") == 1
