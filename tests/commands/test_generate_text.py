@@ -230,6 +230,22 @@ def test_lines_are_prompts_of_their_own_without_a_chat_template(run, monkeypatch
     assert done.out == one * 2
 
 
+class Typed(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_somebody_who_types_is_asked_on_after_a_mistake(run, monkeypatch, run_dir):
+    one = run("generate", "--checkpoint", run_dir, "--prompt", QUESTION).out
+    monkeypatch.setattr(sys, "stdin", Typed(f"bananas?\n{QUESTION}\n"))
+    done = run("generate", "--checkpoint", run_dir, "--chat")
+    assert done.code == 0 and done.err == ""
+    first, mistake, answer = done.out.split("> ", 2)
+    assert first == "no chat template, so every line is a prompt of its own, /quit or Ctrl-D ends\n"
+    assert mistake.startswith("error: the tokenizer of") and "'bananas?'" in mistake
+    assert answer == f"{one}> "
+
+
 def test_a_conversation_that_has_grown_too_long(run, monkeypatch, chat_dir):
     done = chat(run, monkeypatch, chat_dir, ["hello", "x" * 120], *SHORT)
     assert done.code == 2 and re.search(r"error: the prompt has \d+ tokens and --length is 16", done.err)
