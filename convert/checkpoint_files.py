@@ -125,6 +125,10 @@ class CheckpointFiles(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return self.homes[name].read(name)
 
+    def read(self, name: str, rows: slice = layout.ALL) -> np.ndarray:
+        """One tensor, or some of its rows."""
+        return self.homes[name].read(name, rows)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.homes)
 

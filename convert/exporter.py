@@ -4,12 +4,12 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from convert import layout, parameters, runs, source, staging, tokenizer_files, writing
+from convert import layout, parameters, runs, source, staging, streaming, tokenizer_files, writing
 from convert.importer import GENERATION_CONFIG, Report, write_config
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models import lora
@@ -60,17 +60,20 @@ def export_model(
 
 def _reader(
     values: parameters.Parameters, config: ModelConfig, dtype: np.dtype, total: int, report: Report
-) -> Callable[[str], np.ndarray]:
+) -> writing.Read:
     """Reads a tensor by its checkpoint name, in the checkpoint's layout."""
     places, done = layout.places(config), 0
 
-    def read(name: str) -> np.ndarray:
+    def read(name: str) -> Iterator[np.ndarray]:
         nonlocal done
         place = places[name]
-        part = values.read(place.path, place.layer).astype(dtype, copy=False)
-        done += part.nbytes
-        report(done, total)
-        return layout.turned(part, place.transpose)
+        # Of the parameters of a block a layer is read whole: it is small, and adapters are merged once.
+        whole = [slice(0, place.shape[0])] if place.layer is not None else None
+        for rows in whole or layout.slabs(place.shape, streaming.chunk(place.shape[0]), dtype.itemsize):
+            part = values.read(place, rows).astype(dtype, copy=False)
+            done += part.nbytes
+            report(done, total)
+            yield layout.turned(part, place.transpose)
 
     return read
 
@@ -116,7 +119,7 @@ def export_adapters(folder: Path, output: Path) -> dict[str, Any]:
     tensors = {name: writing.Tensor(values.shape, values.dtype) for name, values in found.items()}
     total = sum(tensor.nbytes for tensor in tensors.values())
     with staging.staged(output, total) as partial:
-        writing.write_file(partial / "adapter_model.safetensors", tensors, found.__getitem__)
+        writing.write_file(partial / "adapter_model.safetensors", tensors, lambda name: [found[name]])
         values = _adapter_config(settings, run.start_checkpoint)
         (partial / "adapter_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return {"tensors": len(tensors), "bytes": total, "targets": list(settings.layers)}

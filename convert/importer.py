@@ -103,17 +103,17 @@ def _pieces(
     with ThreadPoolExecutor(1) as background:
         for shard in files.shards:
             digest, incomplete = shard.start_digest()
-            for name in shard.entries:
-                values = shard.read(name)
-                hashed = background.submit(digest.update, layout.bits(values)) if incomplete else None
+            for name, entry in shard.entries.items():
                 place = places[name]
-                yield streaming.Piece(
-                    place.path, place.layer, layout.turned(values.astype(dtype, copy=False), place.transpose)
-                )
-                if hashed is not None:
-                    hashed.result()
-                done += values.nbytes
-                report(done, files.nbytes)
+                for rows in layout.slabs(entry.shape, streaming.chunk(entry.shape[0]), entry.itemsize):
+                    values = shard.read(name, rows)
+                    hashed = background.submit(digest.update, layout.bits(values)) if incomplete else None
+                    turned = layout.turned(values.astype(dtype, copy=False), place.transpose)
+                    yield streaming.Piece(place.path, place.index(rows), turned)
+                    if hashed is not None:
+                        hashed.result()
+                    done += values.nbytes
+                    report(done, files.nbytes)
             digests[shard.path.name] = digest.hexdigest()
 
 

@@ -11,6 +11,9 @@ from convert.parameters import Parameters
 from igpo_jax.models import block, llada
 from igpo_jax.models.config import Compute, Model, ModelConfig
 
+#: Columns of the logits that are computed at once: the head is the largest matrix by far.
+_COLUMNS = 8192
+
 
 def logits(parameters: Parameters, config: ModelConfig, tokens: np.ndarray) -> np.ndarray:
     """Logits of whole rows without padding, computed in float32.
@@ -23,21 +26,28 @@ def logits(parameters: Parameters, config: ModelConfig, tokens: np.ndarray) -> n
     Returns:
       (B, T, V) float32.
     """
-    model, table = Model(config, Compute()), layout.flat_table(config)
+    model, places = Model(config, Compute()), list(layout.places(config).values())
 
-    def read(path: str, layer: int | None = None) -> jax.Array:
-        return jnp.asarray(parameters.read(path, layer).astype(np.float32))
+    def group(name: str, layer: int | None = None, rows: slice = layout.ALL) -> dict[str, jax.Array]:
+        """The parameters under a name, by their path below it."""
+        chosen = [place for place in places if place.layer == layer and place.path.startswith(f"{name}/")]
+        return {
+            place.path.removeprefix(f"{name}/"): jnp.asarray(parameters.read(place, rows).astype(np.float32))
+            for place in chosen
+        }
 
-    def group(prefix: str, layer: int | None = None) -> dict[str, jax.Array]:
-        return {path.removeprefix(prefix): read(path, layer) for path in table if path.startswith(prefix)}
-
-    x = jnp.asarray(parameters.read("wte/weight")[tokens].astype(np.float32))
+    embedded = [group("wte", rows=slice(i, i + 1))["weight"] for i in tokens.reshape(-1).tolist()]
+    x = jnp.concatenate(embedded).reshape(*tokens.shape, config.d_model)
     rotation = block.rotary_table(jnp.arange(tokens.shape[1])[None], config)
     for layer in range(config.n_layers):
-        x = _block(model, group("blocks/", layer), x, rotation)
-    x = block.rms_norm(x, group("ln_f/"), config.rms_norm_eps)
+        x = _block(model, group("blocks", layer), x, rotation)
+    x = block.rms_norm(x, group("ln_f"), config.rms_norm_eps)
     head = "wte" if config.weight_tying else "ff_out"
-    return np.asarray(llada.head_logits(llada.Policy({head: group(f"{head}/")}), model, x))
+    parts = []
+    for start in range(0, config.embedding_size, _COLUMNS):
+        weights = group(head, rows=slice(start, min(start + _COLUMNS, config.embedding_size)))
+        parts.append(np.asarray(llada.head_logits(llada.Policy({head: weights}), model, x)))
+    return np.concatenate(parts, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

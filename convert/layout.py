@@ -1,6 +1,7 @@
 """Which tensor of a checkpoint is which slice of which parameter, from the parameter table."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -9,8 +10,14 @@ from igpo_jax.errors import UserError, nearest
 from igpo_jax.models.config import ModelConfig
 from igpo_jax.models.params import ParamSpec, map_table, param_table
 
+#: Every row of a tensor.
+ALL = slice(None)
+
 #: Rows turned at once: few enough that the rows read and the columns written stay in the cache.
 _STRIP = 16
+
+#: Bytes of a tensor that are handled at once.
+_SLAB_BYTES = 2**26
 
 #: Modules of a block in the order in which the original code makes them, which decides what shares a file.
 _MODULES = ("attn_out", "ff_out", "attn_norm", "ff_norm", "q_proj", "k_proj", "v_proj", "ff_proj", "up_proj")
@@ -24,6 +31,12 @@ class Place:
     layer: int | None  #: index on the layer axis, None for a parameter outside the blocks
     shape: tuple[int, ...]  #: of the tensor in the checkpoint
     transpose: bool  #: whether the checkpoint stores (out, in)
+
+    def index(self, rows: slice = ALL) -> tuple[int | slice, ...]:
+        """Where some of the tensor's rows are in the parameter."""
+        others = (ALL,) * (len(self.shape) - 1)
+        inner = (*others, rows) if self.transpose else (rows, *others)
+        return inner if self.layer is None else (self.layer, *inner)
 
 
 def flat_table(config: ModelConfig) -> dict[str, ParamSpec]:
@@ -87,6 +100,18 @@ def turned(values: np.ndarray, transpose: bool = True) -> np.ndarray:
     for row in range(0, values.shape[0], _STRIP):
         out[:, row : row + _STRIP] = values[row : row + _STRIP].T
     return out
+
+
+def slabs(shape: tuple[int, ...], unit: int, itemsize: int) -> list[slice]:
+    """Cuts a tensor along its rows, so that no piece of a huge one is huge.
+
+    Args:
+      shape: of the tensor.
+      unit: pieces have a multiple of so many rows.
+      itemsize: bytes of a value.
+    """
+    step = unit * max(1, _SLAB_BYTES // (unit * math.prod(shape[1:]) * itemsize))
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
 def bits(values: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from convert import arrays, layout, streaming
 from convert.checkpoint_files import CheckpointFiles
+from convert.layout import ALL, Place
 from igpo_jax.models import lora
 from igpo_jax.models.config import ModelConfig
 
@@ -15,8 +16,8 @@ from igpo_jax.models.config import ModelConfig
 class Parameters(Protocol):
     """Parameters by path, in the layout of the parameter tree: matrices (in, out)."""
 
-    def read(self, path: str, layer: int | None = None) -> np.ndarray:
-        """One parameter, or one layer of a stacked one."""
+    def read(self, place: Place, rows: slice = ALL) -> np.ndarray:
+        """What one tensor of the checkpoint, or some of its rows, is in the parameter."""
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every parameter, stacked; reads nothing."""
@@ -36,10 +37,10 @@ class StoredParameters:
         found = arrays.flatten(streaming.open_arrays(path))
         self._arrays = {name.removeprefix(prefix): array for name, array in found.items() if name.startswith(prefix)}
 
-    def read(self, path: str, layer: int | None = None) -> np.ndarray:
-        """One parameter, or one layer of a stacked one."""
+    def read(self, place: Place, rows: slice = ALL) -> np.ndarray:
+        """What one tensor of the checkpoint, or some of its rows, is in the parameter."""
         try:
-            return self._arrays[path][... if layer is None else layer]
+            return self._arrays[place.path][place.index(rows)]
         except ValueError as error:  # tensorstore's word for damage
             raise arrays.unreadable(self._path, error) from error
 
@@ -53,13 +54,13 @@ class CheckpointParameters:
 
     def __init__(self, files: CheckpointFiles, config: ModelConfig):
         files.check(config)
-        self._files, self._config = files, config
+        self._files = files
         self._names = {(place.path, place.layer): name for name, place in layout.places(config).items()}
         self._table = layout.flat_table(config)
 
-    def read(self, path: str, layer: int | None = None) -> np.ndarray:
-        """One parameter, or one layer of a stacked one."""
-        return layout.turned(self._files[self._names[path, layer]], self._table[path].transpose)
+    def read(self, place: Place, rows: slice = ALL) -> np.ndarray:
+        """What one tensor of the checkpoint, or some of its rows, is in the parameter."""
+        return layout.turned(self._files.read(self._names[place.path, place.layer], rows), place.transpose)
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every parameter, stacked; reads nothing."""
@@ -73,10 +74,9 @@ class TreeParameters:
     def __init__(self, params: Any):
         self._arrays = arrays.flatten(params)
 
-    def read(self, path: str, layer: int | None = None) -> np.ndarray:
-        """One parameter, or one layer of a stacked one."""
-        array = self._arrays[path]
-        return np.asarray(array if layer is None else array[layer])
+    def read(self, place: Place, rows: slice = ALL) -> np.ndarray:
+        """What one tensor of the checkpoint, or some of its rows, is in the parameter."""
+        return np.asarray(self._arrays[place.path])[place.index(rows)]
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every parameter, stacked."""
@@ -90,16 +90,17 @@ class MergedParameters:
         self._base, self._adapters = base, adapters
         self._merge = jax.jit(lora.merge)
 
-    def read(self, path: str, layer: int | None = None) -> np.ndarray:
-        """One parameter, or one layer of a stacked one."""
-        values = self._base.read(path, layer)
-        name = path.removeprefix("blocks/").removesuffix("/weight")
-        if layer is None or path != f"blocks/{name}/weight" or name not in self._adapters.layers:
-            return values
-        pair = {part: matrix[layer : layer + 1] for part, matrix in self._adapters.layers[name].items()}
+    def read(self, place: Place, rows: slice = ALL) -> np.ndarray:
+        """What one tensor of the checkpoint, or some of its rows, is in the parameter."""
+        name = place.path.removeprefix("blocks/").removesuffix("/weight")
+        if place.path != f"blocks/{name}/weight" or name not in self._adapters.layers or place.layer is None:
+            return self._base.read(place, rows)
+        weight = self._base.read(place)[None].astype(np.float32)
+        layer = slice(place.layer, place.layer + 1)
+        pair = {part: matrix[layer] for part, matrix in self._adapters.layers[name].items()}
         one = lora.Adapters(layers={name: pair}, scale=self._adapters.scale)
-        merged = self._merge({"blocks": {name: {"weight": values[None].astype(np.float32)}}}, one)
-        return np.asarray(merged["blocks"][name]["weight"][0])
+        merged = self._merge({"blocks": {name: {"weight": weight}}}, one)
+        return np.asarray(merged["blocks"][name]["weight"][0])[place.index(rows)[1:]]
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every parameter, stacked; float32, as training keeps them."""

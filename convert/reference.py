@@ -9,8 +9,13 @@ from typing import Any
 
 import numpy as np
 
-#: Reads a tensor by its name in the checkpoint, (out, in), any float dtype.
-Read = Callable[[str], np.ndarray]
+#: Reads some rows of a tensor by its name in the checkpoint, (out, in), any float dtype.
+Read = Callable[[str, slice], np.ndarray]
+
+_ALL = slice(None)
+
+#: Columns of the logits that are computed at once: the head is the largest matrix by far.
+_COLUMNS = 8192
 
 _PREFIX = "model.transformer."
 
@@ -28,7 +33,8 @@ def logits(read: Read, has: Callable[[str], bool], config: Mapping[str, Any], to
       (B, T, V) float32.
     """
     network = _Network(read, has, config)
-    x = network.tensor("wte.weight", rows=tokens.reshape(-1)).reshape(*tokens.shape, -1)
+    x = np.concatenate([network.tensor("wte.weight", slice(i, i + 1)) for i in tokens.reshape(-1).tolist()])
+    x = x.reshape(*tokens.shape, -1)
     cos, sin = _rotation(tokens.shape[1], config)
     for layer in range(config["n_layers"]):
         name = f"blocks.{layer}."
@@ -37,9 +43,9 @@ def logits(read: Read, has: Callable[[str], bool], config: Mapping[str, Any], to
         gate = network.linear(f"{name}ff_proj", h)
         x = x + network.linear(f"{name}ff_out", gate / (1 + np.exp(-gate)) * network.linear(f"{name}up_proj", h))
     x = network.norm("ln_f", x)
-    if config["weight_tying"]:
-        return x @ network.tensor("wte.weight").T
-    return network.linear("ff_out", x)
+    head, size = ("wte" if config["weight_tying"] else "ff_out"), config["embedding_size"] or config["vocab_size"]
+    parts = [network.linear(head, x, slice(start, min(start + _COLUMNS, size))) for start in range(0, size, _COLUMNS)]
+    return np.concatenate(parts, axis=-1)
 
 
 class _Network:
@@ -48,12 +54,11 @@ class _Network:
     def __init__(self, read: Read, has: Callable[[str], bool], config: Mapping[str, Any]):
         self._read, self._has, self._config = read, has, config
 
-    def tensor(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        values = self._read(_PREFIX + name)
-        return (values if rows is None else values[rows]).astype(np.float32)
+    def tensor(self, name: str, rows: slice = _ALL) -> np.ndarray:
+        return self._read(_PREFIX + name, rows).astype(np.float32)
 
-    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
-        return self._biased(name, x @ self.tensor(f"{name}.weight").T)
+    def linear(self, name: str, x: np.ndarray, rows: slice = _ALL) -> np.ndarray:
+        return self._biased(name, x @ self.tensor(f"{name}.weight", rows).T, rows)
 
     def norm(self, name: str, x: np.ndarray) -> np.ndarray:
         mean = np.mean(np.square(x), axis=-1, keepdims=True)
@@ -76,8 +81,8 @@ class _Network:
         width = self._config["d_model"] // self._config["n_heads"]
         return x.reshape(*x.shape[:2], -1, width).swapaxes(1, 2)
 
-    def _biased(self, name: str, x: np.ndarray) -> np.ndarray:
-        return x + self.tensor(f"{name}.bias") if self._has(f"{_PREFIX}{name}.bias") else x
+    def _biased(self, name: str, x: np.ndarray, rows: slice = _ALL) -> np.ndarray:
+        return x + self.tensor(f"{name}.bias", rows) if self._has(f"{_PREFIX}{name}.bias") else x
 
 
 def _rotation(length: int, config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp  # also teaches numpy the name bfloat16, which the safet
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from convert.layout import ALL
 from igpo_jax.errors import UserError
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16"}
@@ -26,9 +27,14 @@ class Entry:
     dtype: str
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a value."""
+        return jnp.dtype(self.dtype).itemsize
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the values."""
-        return math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * self.itemsize
 
 
 class Shard(Protocol):
@@ -37,8 +43,8 @@ class Shard(Protocol):
     path: pathlib.Path
     entries: dict[str, Entry]  #: by name, in the order of the file
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in the stored dtype and layout."""
+    def read(self, name: str, rows: slice = ALL) -> np.ndarray:
+        """One tensor, or some of its rows, in the stored dtype and layout."""
 
     def start_digest(self) -> tuple[Any, bool]:
         """A sha256 of the file, and whether the bytes of the tensors, in order, are all that is still to be added."""
@@ -70,11 +76,11 @@ class SafetensorsShard:
         except SafetensorError as error:
             raise _damaged(path, error) from error
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in the stored dtype and layout."""
+    def read(self, name: str, rows: slice = ALL) -> np.ndarray:
+        """One tensor, or some of its rows, in the stored dtype and layout."""
         try:
             with safe_open(self.path, framework="numpy") as file:
-                return file.get_tensor(name)
+                return file.get_tensor(name) if rows == ALL else file.get_slice(name)[rows]
         except SafetensorError as error:
             raise _damaged(self.path, error) from error
 
@@ -94,9 +100,9 @@ class TorchShard:
         for name, tensor in self._tensors().items():
             self.entries[name] = _entry(path, name, list(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in the stored dtype and layout."""
-        tensor = self._tensors()[name].contiguous()
+    def read(self, name: str, rows: slice = ALL) -> np.ndarray:
+        """One tensor, or some of its rows, in the stored dtype and layout."""
+        tensor = self._tensors()[name][rows].contiguous()
         if self.entries[name].dtype == "float32":
             return tensor.numpy().copy()
         # numpy knows no bfloat16 of torch's, so the bits travel as whole numbers.

@@ -24,8 +24,8 @@ from etils import epath
 
 Path = str | os.PathLike[str]
 
-#: Chunks are the unit of reading: small enough that a device's shard takes little more than itself from the disk.
-_CHUNK_BYTES = 2**19
+#: Longest side of a chunk. Chunks are the unit of reading, small enough that a shard takes little more than itself.
+_CHUNK = 512
 
 #: Orbax collects chunks into files of about this size, and holds a file in memory until it is full.
 _FILE_BYTES = 2**26
@@ -40,26 +40,26 @@ class Slot:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    stacked: bool = False  #: whether dimension 0 is the layer axis, and a piece is one layer
+    stacked: bool = False  #: whether dimension 0 is the layer axis
 
     @property
     def nbytes(self) -> int:
         """Bytes of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    @property
-    def piece(self) -> tuple[int, ...]:
-        """Shape of what is written at once, with a layer axis of one."""
-        return (1, *self.shape[1:]) if self.stacked else self.shape
-
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Values for a slot: one layer of a stacked array, or a whole array."""
+    """Values for a part of a slot; parts begin and end where chunks do, and do not overlap."""
 
     path: str  #: of the slot, as in "blocks/q_proj/weight"
-    layer: int | None  #: None for a slot that is not stacked
+    where: tuple[int | slice, ...]  #: index of the part
     values: np.ndarray
+
+
+def chunk(size: int) -> int:
+    """Length of a chunk along a dimension of ``size``, but for the layer axis, where it is 1."""
+    return -(-size // -(-size // _CHUNK))
 
 
 class Stored:
@@ -88,16 +88,12 @@ def write(path: Path, slots: Any, pieces: Iterable[Piece]) -> None:
     Args:
       path: folder to make; the checkpoint appears there once it is complete.
       slots: the tree.
-      pieces: values for every slot; each is asked for when those before it are mostly written.
+      pieces: values that fill every slot; each is asked for when those before it are mostly written.
 
     Raises:
-      ValueError: a piece belongs to no slot, comes twice or has another shape, or one is missing.
+      ValueError: a piece belongs to no slot, comes twice or has another shape, or a slot is not filled.
     """
-    arguments = ocp.args.PyTreeSave(
-        slots,
-        save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), slots),
-        ocdbt_target_data_file_size=_FILE_BYTES,
-    )
+    arguments = ocp.args.PyTreeSave(slots, ocdbt_target_data_file_size=_FILE_BYTES)
     registry = ocp.type_handlers.create_type_handler_registry((Slot, _SlotHandler(pieces)))
     with _quiet():
         # Trained weights hardly compress, and without compression the size on disk is known beforehand.
@@ -140,13 +136,13 @@ class _SlotHandler(_Handler):
 
     async def serialize(self, values: Sequence[Slot], infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
         opened = {}
-        for slot, info, arg in zip(values, infos, args, strict=True):
+        for slot, info in zip(values, infos, strict=True):
             path = jax.tree_util.keystr(info.keypath, simple=True, separator="/")
-            opened[path] = _OpenSlot(slot, await _create(slot, info, arg))
+            opened[path] = _OpenSlot(slot, await _create(slot, info))
         await self._write(opened)
         for path, open_slot in opened.items():
             if open_slot.missing:
-                raise ValueError(f"no values came for {path}, layers {sorted(open_slot.missing)}")
+                raise ValueError(f"{path} lacks {open_slot.missing} values")
         return []
 
     async def _write(self, opened: Mapping[str, "_OpenSlot"]) -> None:
@@ -169,21 +165,20 @@ class _OpenSlot:
 
     def __init__(self, slot: Slot, store: Any):
         self._slot, self._store = slot, store
-        self.missing = set(range(slot.shape[0] if slot.stacked else 1))
+        self._seen: set[str] = set()
+        self.missing = math.prod(slot.shape)
 
     def write(self, piece: Piece) -> Any:
         """Starts writing one piece."""
-        layer = piece.layer or 0
-        values = piece.values[None] if self._slot.stacked else piece.values
-        if values.shape != self._slot.piece or values.dtype != self._slot.dtype:
-            raise ValueError(
-                f"{piece.path} takes {self._slot.dtype}{self._slot.piece}, not {values.dtype}{values.shape}"
-            )
-        if layer not in self.missing:
-            raise ValueError(f"{piece.path} has no layer {layer}, or got it twice")
-        self.missing.remove(layer)
-        target = self._store[layer : layer + 1] if self._slot.stacked else self._store
-        return asyncio.ensure_future(_finished(target.write(values, can_reference_source_data_indefinitely=True)))
+        target = self._store[piece.where]
+        if tuple(target.shape) != piece.values.shape or piece.values.dtype != self._slot.dtype:
+            found = f"{piece.values.dtype}{piece.values.shape}"
+            raise ValueError(f"{piece.path} takes {self._slot.dtype}{tuple(target.shape)} there, not {found}")
+        if str(piece.where) in self._seen:
+            raise ValueError(f"{piece.path} got its part {piece.where} twice")
+        self._seen.add(str(piece.where))
+        self.missing -= piece.values.size
+        return asyncio.ensure_future(_finished(target.write(piece.values, can_reference_source_data_indefinitely=True)))
 
 
 class _StoredHandler(_Handler):
@@ -203,11 +198,12 @@ class _StoredHandler(_Handler):
         return [Stored(store) for store in opened]
 
 
-async def _create(slot: Slot, info: Any, arg: Any) -> Any:
-    """A new array on disk, chunked within a piece, where Orbax wants it."""
-    spec = ocp.type_handlers.get_json_tspec_write(
-        info, True, slot.shape, slot.piece, slot.dtype, process_index=0, arg=arg
-    )
+async def _create(slot: Slot, info: Any) -> Any:
+    """A new array on disk where Orbax wants it, in chunks that never span layers."""
+    spec = ocp.type_handlers.get_json_tspec_write(info, True, slot.shape, slot.shape, slot.dtype, process_index=0)
+    spec["metadata"]["chunks"] = [
+        1 if slot.stacked and axis == 0 else chunk(size) for axis, size in enumerate(slot.shape)
+    ]
     return await tensorstore.open(tensorstore.Spec(spec), create=True, context=info.ts_context)
 
 

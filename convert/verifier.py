@@ -4,13 +4,13 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 
-from convert import layerwise, layout, model_dir, reference, shards, source
+from convert import layerwise, layout, model_dir, reference, shards, source, streaming
 from convert.checkpoint_files import CheckpointFiles, load_config, read_json
 from convert.importer import Report
 from convert.parameters import CheckpointParameters, Parameters, StoredParameters
@@ -137,22 +137,26 @@ def _compare(
     with ThreadPoolExecutor(1) as background:
         for shard in files.shards:
             digest, incomplete = shard.start_digest()
-            for name in shard.entries:
-                values = shard.read(name)
-                hashed = background.submit(digest.update, layout.bits(values)) if incomplete else None
-                if found is not None and not _same(values, places[name], found, dtype):
+            for name, entry in shard.entries.items():
+                equal = True
+                for rows in layout.slabs(entry.shape, streaming.chunk(entry.shape[0]), entry.itemsize):
+                    values = shard.read(name, rows)
+                    hashed = background.submit(digest.update, layout.bits(values)) if incomplete else None
+                    if found is not None:
+                        equal &= _same(values, found.read(places[name], rows), places[name].transpose, dtype)
+                    if hashed is not None:
+                        hashed.result()
+                    done += values.nbytes
+                    report(done, files.nbytes)
+                if not equal:
                     different.append(name)
-                if hashed is not None:
-                    hashed.result()
-                done += values.nbytes
-                report(done, files.nbytes)
             digests[shard.path.name] = digest.hexdigest()
     return None if found is None else different
 
 
-def _same(values: np.ndarray, place: layout.Place, found: Parameters, dtype: np.dtype) -> bool:
-    expected = layout.turned(values.astype(dtype, copy=False), place.transpose)
-    return np.array_equal(layout.bits(found.read(place.path, place.layer)), layout.bits(expected))
+def _same(values: np.ndarray, found: np.ndarray, transpose: bool, dtype: np.dtype) -> bool:
+    expected = layout.turned(values.astype(dtype, copy=False), transpose)
+    return np.array_equal(layout.bits(found), layout.bits(expected))
 
 
 def _tensors(count: int, different: list[str] | None) -> list[Finding]:
@@ -182,7 +186,10 @@ def _logits(
 ) -> Finding:
     """Both forward passes on the same rows: the reference on the source, the project's on the converted model."""
     tokens = prompts(config)
-    read: Callable[[str], np.ndarray] = lambda name: files[name].astype(dtype, copy=False)  # noqa: E731
+
+    def read(name: str, rows: slice) -> np.ndarray:
+        return files.read(name, rows).astype(dtype, copy=False)
+
     wanted = reference.logits(read, files.__contains__, read_json(folder / "config.json"), tokens)
     got = layerwise.logits(found, config, tokens)
     worst, largest = float(np.max(np.abs(got - wanted))), float(np.max(np.abs(wanted)))

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from convert import layout
 
 _NAMES = {"float32": "F32", "bfloat16": "BF16"}
 
-#: Reads a tensor by name, in the layout and dtype it is written in.
-Read = Callable[[str], np.ndarray]
+#: Reads a tensor by name, in the layout and dtype it is written in, as consecutive blocks of its rows.
+Read = Callable[[str], Iterable[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +76,13 @@ def write_file(path: pathlib.Path, tensors: Mapping[str, Tensor], read: Read) ->
     with path.open("wb") as file:
         file.write(_header(names, tensors))
         for name in names:
-            values = read(name)
-            if values.shape != tensors[name].shape or values.dtype != tensors[name].dtype:
-                raise ValueError(f"{name} is {values.dtype}{values.shape}, not as announced")
-            file.write(layout.bits(values).data)
+            written = 0
+            for values in read(name):
+                if values.shape[1:] != tensors[name].shape[1:] or values.dtype != tensors[name].dtype:
+                    raise ValueError(f"{name} is {values.dtype}{values.shape}, not as announced")
+                written += file.write(layout.bits(values).data)
+            if written != tensors[name].nbytes:
+                raise ValueError(f"{name} has {written} bytes, not {tensors[name].nbytes} as announced")
 
 
 def _header(names: Sequence[str], tensors: Mapping[str, Tensor]) -> bytes:

@@ -29,7 +29,7 @@ def close(one, other):
 def test_files_are_those_that_the_library_writes(tmp_path, dtype):
     tensors = hf.params_to_hf(random_params(SMALL, dtype), SMALL)
     announced = {name: writing.Tensor(values.shape, values.dtype) for name, values in tensors.items()}
-    writing.write_file(tmp_path / "ours", announced, tensors.__getitem__)
+    writing.write_file(tmp_path / "ours", announced, lambda name: [tensors[name]])
     save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
@@ -65,6 +65,30 @@ def test_a_tensor_larger_than_a_shard_gets_its_own():
     sizes = {"a": 10, "b": 100, "c": 10, "d": 10}
     tensors = {name: writing.Tensor((size,), np.dtype("int8")) for name, size in sizes.items()}
     assert writing.split(tensors, 20) == [["a"], ["b"], ["c", "d"]]
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_a_tensor_may_come_in_blocks_of_rows(tmp_path, blocks):
+    values = np.arange(35, dtype=np.float32).reshape(5, 7)
+    announced = {"w": writing.Tensor(values.shape, values.dtype)}
+    writing.write_file(tmp_path / "w", announced, lambda name: np.array_split(values, blocks))
+    np.testing.assert_array_equal(load_file(tmp_path / "w")["w"], values)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 7), "f4"), np.zeros((5, 7), "f8"), np.zeros((7, 5), "f4")])
+def test_a_tensor_that_is_not_as_announced(tmp_path, wrong):
+    announced = {"w": writing.Tensor((5, 7), np.dtype("float32"))}
+    with pytest.raises(ValueError, match="as announced"):
+        writing.write_file(tmp_path / "w", announced, lambda name: [wrong])
+
+
+@pytest.mark.parametrize(
+    ("shape", "unit", "count"), [((10,), 10, 1), ((4096, 12288), 512, 2), ((126464, 4096), 512, 16)]
+)
+def test_slabs_cover_every_row_once_in_whole_units(shape, unit, count):
+    found = layout.slabs(shape, unit, 2)
+    assert len(found) == count and [rows.start for rows in found[1:]] == [rows.stop for rows in found[:-1]]
+    assert (found[0].start, found[-1].stop) == (0, shape[0]) and all(rows.start % unit == 0 for rows in found)
 
 
 def test_transposing_in_strips():

@@ -29,8 +29,8 @@ def write_random(folder: pathlib.Path, config: ModelConfig) -> int:
     dtype, rng = np.dtype("bfloat16"), np.random.default_rng(0)
     tensors = {name: writing.Tensor(place.shape, dtype) for name, place in layout.places(config).items()}
 
-    def draw(name: str) -> np.ndarray:
-        return rng.integers(0x3C00, 0x3D00, tensors[name].shape, np.uint16).view(dtype)
+    def draw(name: str) -> list[np.ndarray]:
+        return [rng.integers(0x3C00, 0x3D00, tensors[name].shape, np.uint16).view(dtype)]
 
     writing.write_checkpoint(folder, tensors, draw, 50_000_000)
     (folder / "config.json").write_text(json.dumps(config.to_hf()))

@@ -20,12 +20,13 @@ TREE = jax.tree.map(values, SLOTS, {"whole": 1, "inner": {"stacked": 2, "one": 3
 
 
 def pieces(order=range(4)) -> list[Piece]:
-    layers = [Piece("inner/stacked", layer, TREE["inner"]["stacked"][layer]) for layer in order]
+    layers = [Piece("inner/stacked", (layer,), TREE["inner"]["stacked"][layer]) for layer in order]
+    halves = [Piece("whole", (slice(None), part), TREE["whole"][:, part]) for part in (slice(3, 5), slice(0, 3))]
     return [
         *layers[:2],
-        Piece("whole", None, TREE["whole"]),
+        *halves,
         *layers[2:],
-        Piece("inner/one", None, TREE["inner"]["one"]),
+        Piece("inner/one", (slice(None),), TREE["inner"]["one"]),
     ]
 
 
@@ -57,24 +58,31 @@ def test_arrays_that_orbax_itself_wrote(tmp_path, ocdbt):
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (lambda given: given[:-1], "no values came for inner/one"),
-        (lambda given: given[1:], r"no values came for inner/stacked, layers \[0\]"),
-        (lambda given: [*given, given[0]], "inner/stacked has no layer 0, or got it twice"),
-        (lambda given: [Piece("inner/stacked", 4, given[0].values)], "inner/stacked has no layer 4"),
-        (lambda given: [Piece("whole", None, np.zeros((5, 3), np.float32))], "whole takes float32"),
-        (lambda given: [Piece("whole", None, np.zeros((3, 5), np.float64))], "whole takes float32"),
-        (lambda given: [Piece("other", None, np.zeros(3))], "there is no slot other"),
+        (lambda given: given[:-1], "inner/one lacks 14 values"),
+        (lambda given: given[1:], "inner/stacked lacks 6 values"),
+        (lambda given: [*given, given[0]], r"inner/stacked got its part \(0,\) twice"),
+        (lambda given: [Piece("inner/stacked", (4,), given[0].values)], "Index 4 is outside valid range"),
+        (
+            lambda given: [Piece("whole", (slice(None),), np.zeros((5, 3), np.float32))],
+            r"takes float32\(3, 5\) there, not float32",
+        ),
+        (
+            lambda given: [Piece("whole", (slice(None),), np.zeros((3, 5), np.float64))],
+            r"takes float32\(3, 5\) there, not float64",
+        ),
+        (lambda given: [Piece("other", (slice(None),), np.zeros(3))], "there is no slot other"),
     ],
 )
 def test_wrong_pieces_leave_nothing(tmp_path, wrong, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((ValueError, IndexError), match=sentence):
         streaming.write(tmp_path / "tree", SLOTS, wrong(pieces()))
     assert not (tmp_path / "tree").exists()
 
 
-def test_a_chunk_is_small_enough_for_a_shard(tmp_path):
-    slot = Slot((2, 1024, 2048), np.dtype("bfloat16"), stacked=True)
-    layers = [Piece("w", layer, np.zeros(slot.shape[1:], slot.dtype)) for layer in range(2)]
+def test_chunks_are_even_and_small_enough_for_a_shard(tmp_path):
+    slot = Slot((2, 1024, 770), np.dtype("bfloat16"), stacked=True)
+    layers = [Piece("w", (layer,), np.zeros(slot.shape[1:], slot.dtype)) for layer in range(2)]
     streaming.write(tmp_path / "tree", {"w": slot}, layers)
     metadata = ocp.PyTreeCheckpointer().metadata(tmp_path / "tree").item_metadata.tree["w"]
-    assert metadata.storage.chunk_shape == (1, 512, 512)
+    assert metadata.storage.chunk_shape == (1, 512, 385)
+    assert [streaming.chunk(size) for size in (1, 512, 513, 4096, 126464)] == [1, 512, 257, 512, 512]

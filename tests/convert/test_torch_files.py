@@ -21,6 +21,9 @@ class FakeTensor:
         self.values, self.shape = values, values.shape
         self.dtype = f"torch.{values.dtype}"
 
+    def __getitem__(self, rows):
+        return FakeTensor(self.values[rows])
+
     def contiguous(self):
         return self
 

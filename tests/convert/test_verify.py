@@ -149,7 +149,7 @@ def test_both_forward_passes_give_the_golden_logits(golden, golden_dir, case):
     folder = golden_dir / ("tiny_llada_sharded" if case.startswith("bf16") else "tiny_llada")
     expected, config = golden("forward")[case], json.loads((folder / "config.json").read_text())
     files = CheckpointFiles.open(folder)
-    plain = reference.logits(files.__getitem__, files.__contains__, config, expected["input_ids"])
+    plain = reference.logits(files.read, files.__contains__, config, expected["input_ids"])
     assert plain.dtype == np.float32
     np.testing.assert_allclose(plain, expected["logits"], rtol=0, atol=1e-4)
     model = hf.load_config(folder)
@@ -165,7 +165,7 @@ def test_both_forward_passes_agree_on_every_option(tmp_path, fields):
     files = CheckpointFiles.open(tmp_path / "source")
     tokens = verifier.prompts(config)
     values = json.loads((tmp_path / "source" / "config.json").read_text())
-    plain = reference.logits(files.__getitem__, files.__contains__, values, tokens)
+    plain = reference.logits(files.read, files.__contains__, values, tokens)
     ours = layerwise.logits(parameters.TreeParameters(params), config, tokens)
     policy, model = llada.Policy(params), llada.Model(config)
     whole = llada.head_logits(policy, model, llada.forward(policy, model, jnp.asarray(tokens)))
