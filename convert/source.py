@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from convert import hf, model_dir, runs, tokenizer_files
 from convert.checkpoint_files import CheckpointFiles, is_checkpoint_dir, load_config
 from convert.parameters import CheckpointParameters, Parameters, StoredParameters, check
-from igpo_jax.data.tokenizers import Tokenizer, load_tokenizer
+from igpo_jax.data.tokenizers import Tokenizer
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models.config import DTYPES, ModelConfig
 from igpo_jax.models.params import Params
@@ -38,8 +38,16 @@ def load_model(
     """
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)
-    config, params = _LOADERS[kind_of(path)](path, mesh, dtype)
-    return config, params, find_tokenizer(path)
+    kind = kind_of(path)
+    # Whatever is wrong with the small files is said before gigabytes are read.
+    tokenizer = find_tokenizer(path)
+    config, params = _LOADERS[kind](path, mesh, dtype)
+    return config, params, tokenizer
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The configuration of the model in a folder of any kind."""
+    return runs.Run(path).config if kind_of(path) == "run" else load_config(path)
 
 
 def open_parameters(path: Path) -> tuple[ModelConfig, Parameters]:
@@ -84,9 +92,13 @@ def kind_of(path: Path) -> str:
 
 
 def find_tokenizer(path: Path) -> Tokenizer | None:
-    """The tokenizer stored in a checkpoint folder, or None where there is none."""
+    """The tokenizer stored in a checkpoint folder, or None where there is none.
+
+    Raises:
+      UserError: it is damaged, or its special ids are not those of the model's configuration.
+    """
     folder = tokenizer_folder(pathlib.Path(path))
-    return load_tokenizer(folder) if folder else None
+    return tokenizer_files.check(folder, read_config(path)) if folder else None
 
 
 def tokenizer_folder(folder: pathlib.Path) -> pathlib.Path | None:

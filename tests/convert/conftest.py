@@ -153,11 +153,13 @@ class RunDirectory:
 
     def __init__(self, folder: pathlib.Path, checkpoint: str = "", sft_rank: int = 0, rl_rank: int = 0, **steps: int):
         base = RunSettings(seed=5)
+        steady = dataclasses.replace(base.sft.optimizer, schedule="constant", warmup_steps=0)
+        sft, rl = steps.get("sft", 3), steps.get("rl", 2)
         self.settings = dataclasses.replace(
             base,
             model=dataclasses.replace(base.model, checkpoint=checkpoint),
-            sft=dataclasses.replace(base.sft, steps=steps.get("sft", 3), lora=lora_settings(sft_rank)),
-            rl=dataclasses.replace(base.rl, steps=steps.get("rl", 2), lora=lora_settings(rl_rank)),
+            sft=dataclasses.replace(base.sft, steps=sft, lora=lora_settings(sft_rank), optimizer=steady),
+            rl=dataclasses.replace(base.rl, steps=rl, lora=lora_settings(rl_rank), optimizer=steady),
         )
         self.folder = folder
         (folder / "checkpoints").mkdir(parents=True)

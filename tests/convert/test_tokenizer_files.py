@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from convert import exporter, tokenizer_files
+from convert import exporter, importer, tokenizer_files
 from convert.source import find_tokenizer, load_model
+from igpo_jax.errors import UserError
 from tests.convert.conftest import write_tokenizer
 
 
@@ -116,6 +117,17 @@ def test_inspect_says_where_a_tokenizer_does_not_fit(published_shape, run):
 def test_a_tokenizer_beside_the_weights_or_in_its_own_folder(published_shape, tmp_path):
     write_tokenizer(published_shape)
     assert find_tokenizer(published_shape).vocab_size == 126349
-    shutil.copytree(published_shape, tmp_path / "elsewhere" / "tokenizer")
-    assert find_tokenizer(tmp_path / "elsewhere").vocab_size == 126349
-    assert find_tokenizer(tmp_path) is None
+    importer.import_checkpoint(published_shape, tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model" / "tokenizer").iterdir())[-1] == "tokenizer_config.json"
+    assert find_tokenizer(tmp_path / "model").vocab_size == 126349
+    shutil.rmtree(tmp_path / "model" / "tokenizer")
+    assert find_tokenizer(tmp_path / "model") is None
+
+
+def test_a_tokenizer_that_was_exchanged_later_is_refused(published_shape, tmp_path):
+    write_tokenizer(published_shape)
+    importer.import_checkpoint(published_shape, tmp_path / "model")
+    write_tokenizer(tmp_path / "model" / "tokenizer", mdm_mask=126335)
+    for reader in (find_tokenizer, load_model):
+        with pytest.raises(UserError, match=r"has mask_token_id 126335, but config.json says 126336"):
+            reader(tmp_path / "model")
