@@ -21,8 +21,14 @@ def main(command: cli.Command) -> None:
 
     # The worker processes start before JAX's own threads, and the number of devices is fixed before the first array.
     with JudgePool(run_settings.judge) as judge:
-        devices = run_settings.cpu_devices or mesh.cpu_device_count(run_settings.batches, mesh.usable_cores())
+        cores = mesh.usable_cores()
+        devices = run_settings.cpu_devices or mesh.cpu_device_count(run_settings.batches, cores)
         mesh.force_cpu_devices(devices)
+        if devices < cores and not run_settings.cpu_devices:
+            rows = ", ".join(str(rows) for rows in sorted(set(run_settings.batches)))
+            print(
+                f"on CPU {devices} of {cores} cores are used: more do not divide every batch ({rows} rows)", flush=True
+            )
 
         from igpo_jax.training import recipe
 

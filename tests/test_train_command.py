@@ -70,6 +70,11 @@ def logged(workdir):
     return [(row["stage"], row["step"]) for row in map(json.loads, lines)]
 
 
+def complaints(err):
+    """What stands on the error stream, but for the hint that the disk is slower than the checkpoints are frequent."""
+    return "".join(line for line in err.splitlines(True) if not line.startswith("WARNING: Waiting for previous save"))
+
+
 def wait_for(process, condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
@@ -85,7 +90,7 @@ def test_a_run_is_stopped_by_ctrl_c_and_goes_on(command, tmp_path):
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=120)
     assert first.returncode == 130, err
-    assert err == "stopped by Ctrl-C; the last finished checkpoint is intact\n"
+    assert complaints(err) == "stopped by Ctrl-C; the last finished checkpoint is intact\n"
     assert "sft: pass@1" in out and "igpo: pass@1" not in out
     assert not (workdir / "summary.json").exists()
     reached = max(step for stage, step in logged(workdir) if stage == "igpo")
@@ -93,7 +98,7 @@ def test_a_run_is_stopped_by_ctrl_c_and_goes_on(command, tmp_path):
 
     second = command(workdir)
     out, err = second.communicate(timeout=300)
-    assert (second.returncode, err) == (0, "")
+    assert (second.returncode, complaints(err)) == (0, "")
     steps = [
         int(line.split()[1].partition("/")[0]) for line in out.splitlines() if line.startswith("igpo  ") and "/" in line
     ]

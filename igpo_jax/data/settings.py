@@ -32,11 +32,15 @@ class DataSettings:
     seed: int = 0
     #: Chain lengths (operations per question), dealt out in turn, so each length gets the same number of rows.
     sft_lengths: tuple[int, ...] = (1, 2, 3, 4)
+    #: Chain lengths of the ``rl`` split.
     rl_lengths: tuple[int, ...] = (3, 4, 5, 6)
+    #: Chain lengths of the ``test`` split.
     test_lengths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-    #: Rows of the chain task's splits.
+    #: Rows of the chain task's ``sft`` split.
     sft_rows: int = 4000
+    #: Rows of the chain task's ``rl`` split.
     rl_rows: int = 2000
+    #: Rows of the chain task's ``test`` split.
     test_rows: int = 300
 
     def __post_init__(self) -> None:

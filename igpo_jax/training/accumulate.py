@@ -46,5 +46,8 @@ def gradients(
         (grads, sums), _ = jax.lax.scan(add, zeros, parts)
     denominator = jnp.maximum(sums.denominator, 1e-9)
     grads = jax.tree.map(lambda g: g / denominator, grads)
-    means = {name: num / jnp.maximum(den, 1e-9) for name, (num, den) in sums.metrics.items()}
+    # A mean over nothing is not 0: a step without hints has no hint entropy.
+    means = {
+        name: jnp.where(den > 0, num / jnp.maximum(den, 1e-9), jnp.nan) for name, (num, den) in sums.metrics.items()
+    }
     return grads, sums.numerator / denominator, means

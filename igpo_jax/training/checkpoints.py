@@ -280,9 +280,18 @@ class Checkpoints:
         self._manager.reload()
 
     def wait(self) -> None:
-        """Waits until the save under way is on disk; raises UserError where it could not be written."""
+        """Waits until the save under way is on disk; raises UserError where it could not be written.
+
+        A Ctrl-C takes effect once the save is finished, a second one at once.
+        """
         try:
-            self._manager.wait_until_finished()
+            with _quiet_failures():
+                try:
+                    self._manager.wait_until_finished()
+                except KeyboardInterrupt:
+                    # Broken off here, the save would fail with a traceback when the interpreter ends.
+                    self._manager.wait_until_finished()
+                    raise
         except Exception as error:  # a background write fails as OSError or as tensorstore's ValueError
             raise self._write_error(error) from error
 
@@ -314,6 +323,18 @@ def _quiet_coroutines() -> Iterator[None]:
     finally:
         gc.collect()
         sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _quiet_failures() -> Iterator[None]:
+    """Drops the traceback that Orbax prints of a failed save, or of a Ctrl-C while waiting, before it raises it."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _absolute(directory: str | os.PathLike[str]) -> epath.Path:

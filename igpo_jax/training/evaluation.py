@@ -51,10 +51,14 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of pass@1: Wilson for one sample a question, bootstrap over questions for several."""
-        if len(self.correct[0]) == 1:
-            return statistics.wilson(sum(row[0] for row in self.correct), len(self.correct))
-        return statistics.bootstrap_mean([float(np.mean(row)) for row in self.correct])
+        """95% interval of pass@1: Wilson for one sample a question, bootstrap over questions for several.
+
+        Where all questions score the same a bootstrap has no width; Wilson over the questions then stands in.
+        """
+        shares = [float(np.mean(row)) for row in self.correct]
+        if len(self.correct[0]) == 1 or len(set(shares)) == 1:
+            return statistics.wilson(round(sum(shares)), len(shares))
+        return statistics.bootstrap_mean(shares)
 
     def pass_at(self, k: int) -> float:
         """Unbiased pass@k; k is at most the samples per question."""

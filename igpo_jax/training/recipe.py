@@ -40,7 +40,8 @@ def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> lis
     (workdir / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
     pictures = plots.plot_run(workdir)
     console.note(console.table([_cells(row) for row in rows], HEADER))
-    console.note(f"{len(pictures)} plots, rollouts, metrics and checkpoints are in {workdir}")
+    saved = len(list((workdir / "rollouts").glob("*.jsonl")))
+    console.note(f"metrics, checkpoints, {len(pictures)} plots and {saved} files of rollouts are in {workdir}")
     return rows
 
 

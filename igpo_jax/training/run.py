@@ -115,6 +115,8 @@ def _needed(settings: RunSettings) -> tuple[str, ...]:
 
 
 def _writable(workdir: pathlib.Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; choose a folder")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".write_test"
@@ -148,9 +150,12 @@ def _check_same_run(settings: RunSettings, workdir: pathlib.Path) -> None:
     except ValueError as error:
         raise UserError(f"{stored} is not valid JSON ({error}); restore it, or use another --workdir") from error
     # SFT that RL has started from is not made longer: the reference would be another one halfway through.
-    fixed = {"sft.steps"} if (workdir / "checkpoints" / settings.name).is_dir() else set()
+    rl_began = any(path.name.isdigit() for path in (workdir / "checkpoints" / settings.name).glob("*"))
+    fixed = {"sft.steps"} if rl_began else set()
     for path, before, now in settings_lib.changed_fields(old, settings):
         known = settings_lib.ABSENT not in (before, now)
+        if path.startswith("rl.") and not rl_began:
+            continue
         if known and (path in fixed or path not in _MAY_CHANGE):
             raise UserError(
                 f"{workdir} holds a run with {path} {before!r}, but this one has {now!r}; "
@@ -179,7 +184,7 @@ def _model(
         config, params, _ = load_model(settings.model.checkpoint, mesh, "float32")
         _agree(config, tokenizer, settings.model.checkpoint)
         return config, params
-    shape = settings.model
+    shape, ways = settings.model, mesh.shape["tensor"]
     config = llada.ModelConfig(
         d_model=shape.d_model,
         n_layers=shape.n_layers,
@@ -188,7 +193,7 @@ def _model(
         mlp_hidden_size=shape.mlp_hidden_size,
         rope_theta=shape.rope_theta,
         vocab_size=tokenizer.vocab_size,
-        embedding_size=tokenizer.vocab_size,
+        embedding_size=-(-tokenizer.vocab_size // ways) * ways,  # rows that divide over the tensor axis
         max_sequence_length=settings.prompt_length + settings.sampler.length,
         mask_token_id=tokenizer.mask_id,
         eos_token_id=tokenizer.eos_id,
@@ -233,3 +238,7 @@ def _store(run: Run) -> None:
     (run.workdir / "data_report.json").write_text(json.dumps(reports, indent=2) + "\n")
     (run.workdir / "environment.json").write_text(json.dumps(facts, indent=2) + "\n")
     console.note(f"{facts['devices']} {facts['platform']} devices, {run.workdir}")
+    for split, report in reports.items():
+        if report["dropped"]:
+            why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in report["dropped"].items())
+            console.note(f"{split}: {report['kept']} of {report['rows']} rows are used ({why})")

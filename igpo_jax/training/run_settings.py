@@ -12,6 +12,7 @@ from igpo_jax.parallel.mesh import MeshSettings
 from igpo_jax.rewards.pool import JudgeSettings
 from igpo_jax.training.checkpoints import CheckpointSettings
 from igpo_jax.training.evaluation import EvaluationSettings
+from igpo_jax.training.optimizers import OptimizerSettings, make_schedule
 from igpo_jax.training.rl import RlSettings
 from igpo_jax.training.sft import SftSettings
 
@@ -72,6 +73,13 @@ class RunSettings:
                 f"sampler.length {self.sampler.length}; lower it"
             )
 
+        for stage, optimizer, updates in (
+            ("sft", self.sft.optimizer, self.sft.steps),
+            ("rl", self.rl.optimizer, self.rl.updates if self.rl.steps else 0),
+        ):
+            if updates:
+                _check_schedule(stage, optimizer, updates)
+
     @property
     def batches(self) -> tuple[int, ...]:
         """Every number of rows that a compiled program sees at once, for choosing the virtual devices."""
@@ -98,3 +106,11 @@ class RunSettings:
                     f"{fields} is {rows} rows, which do not divide over {shards} devices (mesh axes data x fsdp); "
                     f"make it a multiple of {shards}, or use another mesh"
                 )
+
+
+def _check_schedule(stage: str, optimizer: OptimizerSettings, updates: int) -> None:
+    """Raises UserError, naming the stage, where warmup and decay do not fit into its updates."""
+    try:
+        make_schedule(optimizer, updates)
+    except UserError as error:
+        raise UserError(f"{stage}.optimizer with {updates} updates: {error}") from error

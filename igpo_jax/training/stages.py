@@ -1,5 +1,6 @@
 """The two training stages as loops: data in, updates, metrics, checkpoints; each can be stopped and continued."""
 
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -35,7 +36,7 @@ class _Saved:
 
     def __init__(self, run: Run, name: str, total: int):
         self._checkpoints = Checkpoints(run.workdir / "checkpoints" / name, run.settings.checkpoints)
-        self._total = total
+        self._name, self._total = name, total
         self._started = time.perf_counter()
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
@@ -46,6 +47,8 @@ class _Saved:
         if found is None:
             return 0, state
         step, restored, extra = found
+        done = "finished already" if step == self._total else f"going on from step {step} of {self._total}"
+        console.note(f"{self._name}: {done}")
         self.seconds, self.sums = extra["seconds"], extra["sums"]
         return step, dataclasses.replace(restored, frozen=state.frozen)
 
@@ -64,7 +67,7 @@ class _Saved:
         self._checkpoints.save(step, dataclasses.replace(state, frozen=None), extra, metric, force=step == self._total)
 
     def close(self) -> None:
-        """Waits for what is still being written."""
+        """Waits for what is still being written, also when the stage is broken off."""
         self._checkpoints.close()
 
 
@@ -84,28 +87,26 @@ def run_sft(run: Run, params: llada.Params) -> StageResult:
     settings, encoded = run.settings.sft, run.encoded["sft"]
     optimizer, schedule = _optimizer(settings.optimizer, settings.steps)
     state = create(params, settings.lora, run.model.config, optimizer, jax.random.fold_in(run.key, 1), run.mesh)
-    saved = _Saved(run, "sft", settings.steps)
-    start, state = saved.restore(state)
-    run.log.truncate("sft", start)
-    update = sft_step.make_sft_step(run.model, settings, optimizer, schedule)
-    progress = console.Progress(settings.steps, "sft", start)
-    for step in range(start, settings.steps):
-        rows = pipeline.batch_indices(len(encoded), settings.batch_size, run.settings.seed, step)
-        batch = sft_step.SftBatch(
-            encoded.prompt_tokens[rows],
-            encoded.prompt_mask[rows],
-            encoded.completion_tokens[rows],
-            np.arange(len(rows), dtype=np.int32),
-        )
-        state, metrics = update(state, sharding.shard_batch(batch, run.mesh), run.key)
-        if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
-            values = _floats(metrics)
-            run.log.write("sft", step + 1, values)
-            progress.update(step + 1, {"loss": values["loss"], "lr": values["learning_rate"]})
-        saved.save(step + 1, state, None)
-    result = StageResult(merged_params(state), saved.elapsed(), {})
-    saved.close()
-    return result
+    with contextlib.closing(_Saved(run, "sft", settings.steps)) as saved:
+        start, state = saved.restore(state)
+        run.log.truncate("sft", start)
+        update = sft_step.make_sft_step(run.model, settings, optimizer, schedule)
+        progress = console.Progress(settings.steps, "sft", start)
+        for step in range(start, settings.steps):
+            rows = pipeline.batch_indices(len(encoded), settings.batch_size, run.settings.seed, step)
+            batch = sft_step.SftBatch(
+                encoded.prompt_tokens[rows],
+                encoded.prompt_mask[rows],
+                encoded.completion_tokens[rows],
+                np.arange(len(rows), dtype=np.int32),
+            )
+            state, metrics = update(state, sharding.shard_batch(batch, run.mesh), run.key)
+            if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
+                values = _floats(metrics)
+                run.log.write("sft", step + 1, values)
+                progress.update(step + 1, {"loss": values["loss"], "lr": values["learning_rate"]})
+            saved.save(step + 1, state, None)
+        return StageResult(merged_params(state), saved.elapsed(), {})
 
 
 def run_rl(run: Run, params: llada.Params) -> StageResult:
@@ -113,24 +114,22 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
     settings = run.settings.rl
     optimizer, schedule = _optimizer(settings.optimizer, settings.updates)
     state = create(params, settings.lora, run.model.config, optimizer, jax.random.fold_in(run.key, 2), run.mesh)
-    saved = _Saved(run, run.settings.name, settings.steps)
-    start, state = saved.restore(state)
-    for rows in (run.settings.name, f"{run.settings.name}/eval"):
-        run.log.truncate(rows, start)
-    loop = _RlLoop(run, params, optimizer, schedule)
-    progress = console.Progress(settings.steps, run.settings.name, start)
-    for step in range(start, settings.steps):
-        state, values = loop.step(state, step)
-        saved.add({name: values[name] for name in _TABLE_MEANS} | {"steps": 1.0})
-        score = loop.evaluate(state, step + 1)
-        run.log.write(run.settings.name, step + 1, values)
-        progress.update(step + 1, {short: values[name] for short, name in _LINE.items() if name in values})
-        saved.save(step + 1, state, score)
-    steps = saved.sums.get("steps", 0.0)
-    means = {name: saved.sums[name] / steps for name in _TABLE_MEANS} if steps else {}
-    result = StageResult(merged_params(state), saved.elapsed(), means)
-    saved.close()
-    return result
+    with contextlib.closing(_Saved(run, run.settings.name, settings.steps)) as saved:
+        start, state = saved.restore(state)
+        for rows in (run.settings.name, f"{run.settings.name}/eval"):
+            run.log.truncate(rows, start)
+        loop = _RlLoop(run, params, optimizer, schedule)
+        progress = console.Progress(settings.steps, run.settings.name, start)
+        for step in range(start, settings.steps):
+            state, values = loop.step(state, step)
+            saved.add({name: values[name] for name in _TABLE_MEANS} | {"steps": 1.0})
+            score = loop.evaluate(state, step + 1)
+            run.log.write(run.settings.name, step + 1, values)
+            progress.update(step + 1, {short: values[name] for short, name in _LINE.items() if name in values})
+            saved.save(step + 1, state, score)
+        steps = saved.sums.get("steps", 0.0)
+        means = {name: saved.sums[name] / steps for name in _TABLE_MEANS} if steps else {}
+        return StageResult(merged_params(state), saved.elapsed(), means)
 
 
 _TABLE_MEANS = ("all_wrong_before", "all_wrong_after", "rescued_groups", "replaced_rows")

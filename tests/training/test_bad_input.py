@@ -164,7 +164,8 @@ def test_a_setting_that_cannot_be(refused, overrides, words):
 
 def test_a_run_directory_that_cannot_be_written(refused, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    for place in (tmp_path / "file", tmp_path / "file" / "run", "/proc/1/run"):
+    assert f"--workdir={tmp_path / 'file'} is a file" in refused(workdir=tmp_path / "file")
+    for place in (tmp_path / "file" / "run", "/proc/1/run"):
         said = refused(workdir=place)
         assert f"--workdir={place} cannot be written" in said
     assert (tmp_path / "file").read_text() == "not a folder"
@@ -203,3 +204,9 @@ def test_every_batch_divides_over_the_devices():
         settings.check_shards(16)
     without = dataclasses.replace(settings, sft=dataclasses.replace(settings.sft, steps=0, batch_size=6))
     without.check_shards(8)
+
+
+def test_a_schedule_that_does_not_fit_is_refused_before_anything_runs(refused):
+    schedule = ("--config.rl.optimizer.schedule=linear", "--config.rl.optimizer.warmup_steps=10")
+    said = refused("--config.rl.steps=2", "--config.rl.inner_updates=2", *schedule)
+    assert "rl.optimizer with 4 updates" in said and "warmup_steps" in said

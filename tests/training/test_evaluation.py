@@ -113,3 +113,9 @@ def test_a_completion_without_eos_has_the_full_length(monkeypatch):
 def test_settings_out_of_range(changes, words):
     with pytest.raises(UserError, match=words):
         evaluation.EvaluationSettings(**changes)
+
+
+def test_the_interval_of_equal_scores_has_a_width():
+    nothing = evaluation.Evaluation(((False,) * 4,) * 35, no_answer=1.0, mean_length=1.0, forwards=0)
+    low, high = nothing.interval
+    assert low == 0.0 and 0.05 < high < 0.15
