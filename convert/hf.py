@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from convert import layout
 from convert.checkpoint_files import SINGLE, CheckpointFiles, load_config
-from igpo_jax.errors import check_choice
+from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models.config import DTYPES, ModelConfig
 from igpo_jax.models.params import Params, ParamSpec, map_table, param_table, shardings
 
@@ -72,9 +72,11 @@ def params_from_hf(
       source: the checkpoint's name, for messages.
 
     Raises:
-      UserError: a tensor is missing, unknown, or has another shape than the config says.
+      UserError: a tensor is missing, unknown, or has another shape than the config says; dtypes to keep differ.
     """
     layout.check_names({name: np.shape(tensor) for name, tensor in tensors.items()}, config, source)
+    if dtype is None and len({str(tensor.dtype) for tensor in tensors.values()}) > 1:
+        raise UserError(f"{source}: the tensors have several dtypes, but a stacked parameter has one; choose a dtype")
     return map_table(lambda _, spec: _leaf(tensors, spec, dtype), param_table(config))
 
 

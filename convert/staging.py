@@ -45,6 +45,8 @@ def staged(output: str | os.PathLike[str], needed: int) -> Iterator[pathlib.Path
             _check_space(partial, needed, output)
             yield partial
             (partial / ".lock").unlink()
+            # Without this a power cut soon afterwards could leave the new name with files that are still empty.
+            _sync(partial)
             os.replace(partial, final)
         except BaseException:
             _remove(partial)
@@ -64,6 +66,16 @@ def _clear(partial: pathlib.Path) -> None:
             shutil.rmtree(item)
         elif item.name != ".lock":
             item.unlink()
+
+
+def _sync(folder: pathlib.Path) -> None:
+    """Waits until the contents of a folder are on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _remove(folder: pathlib.Path) -> None:

@@ -120,6 +120,15 @@ def test_tensor_of_another_shape(tensors, config):
         hf.params_from_hf(tensors, config)
 
 
+def test_tensors_of_several_dtypes(tensors, config):
+    name = "model.transformer.blocks.2.ff_proj.weight"
+    tensors[name] = tensors[name].astype(ml_dtypes.bfloat16)
+    with pytest.raises(UserError, match=r"here: the tensors have several dtypes"):
+        hf.params_from_hf(tensors, config, source="here")
+    params = hf.params_from_hf(tensors, config, "bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+
+
 @pytest.fixture
 def sharded(golden_dir, tmp_path):
     return shutil.copytree(golden_dir / "tiny_llada_sharded", tmp_path / "checkpoint")
