@@ -10,7 +10,9 @@ import gc
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -199,7 +201,8 @@ class Checkpoints:
             self._keep.metrics.pop(step, None)
             if metric is not None:
                 self._keep.metrics[step] = metric
-            self._manager.save(step, args=args, force=True)
+            with _interrupted_later():
+                self._manager.save(step, args=args, force=True)
         except OSError as error:
             raise self._write_error(error) from error
         return True
@@ -282,16 +285,11 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until the save under way is on disk; raises UserError where it could not be written.
 
-        A Ctrl-C takes effect once the save is finished, a second one at once.
+        A Ctrl-C in the meantime takes effect afterwards, a second one at once.
         """
         try:
-            with _quiet_failures():
-                try:
-                    self._manager.wait_until_finished()
-                except KeyboardInterrupt:
-                    # Broken off here, the save would fail with a traceback when the interpreter ends.
-                    self._manager.wait_until_finished()
-                    raise
+            with _interrupted_later(), _quiet_failures():
+                self._manager.wait_until_finished()
         except Exception as error:  # a background write fails as OSError or as tensorstore's ValueError
             raise self._write_error(error) from error
 
@@ -303,8 +301,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finishes the save under way and releases Orbax's threads."""
-        self.wait()
-        self._manager.close()
+        with _interrupted_later():
+            self.wait()
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -326,8 +325,34 @@ def _quiet_coroutines() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Puts a Ctrl-C off to the end of the block; a second one takes effect at once.
+
+    Orbax, broken off in the middle, loses the save and leaves threads behind that fail when the interpreter ends.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    came: list[tuple[int, Any]] = []
+
+    def remember(number: int, frame: Any) -> None:
+        if came:
+            usual(number, frame)
+        came.append((number, frame))
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        usual(*came[0])
+
+
+@contextlib.contextmanager
 def _quiet_failures() -> Iterator[None]:
-    """Drops the traceback that Orbax prints of a failed save, or of a Ctrl-C while waiting, before it raises it."""
+    """Drops the traceback that Orbax prints of a failed save before it raises it."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
