@@ -1,4 +1,4 @@
-"""Imports point one way: models <- diffusion <- rl <- training <- commands; rewards, data and parallel stand beside."""
+"""Imports point one way: models <- diffusion <- rl <- training <- commands; the other rooms stand apart from these."""
 
 import ast
 import pathlib
@@ -13,18 +13,19 @@ ROOT = pathlib.Path(__file__).parent.parent
 BASE = {"errors", "settings"}
 ALLOWED = {
     "parallel": set(),
+    "pages": set(),
     "rewards": set(),
     "data": set(),
     "models": {"parallel"},
     "diffusion": {"parallel", "models"},
     "rl": {"parallel", "models", "diffusion", "rewards", "data"},
     "convert": {"parallel", "models", "data"},
-    "training": {"parallel", "models", "diffusion", "rewards", "data", "rl", "convert"},
+    "training": {"parallel", "models", "diffusion", "rewards", "data", "rl", "convert", "pages"},
 }
 ALLOWED["configs"] = ALLOWED["training"] | {"training"}
 ALLOWED["commands"] = ALLOWED["configs"] | {"configs"}
 
-WITHOUT_JAX = {"rewards", "data"}
+WITHOUT_JAX = {"rewards", "data", "pages"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NNX_HOME = "igpo_jax/models/flax_adapter.py"
 

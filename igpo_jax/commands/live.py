@@ -13,10 +13,11 @@ from typing import TextIO
 
 import numpy as np
 
-from igpo_jax.commands.pieces import columns, marker, printable, token_texts
+from igpo_jax.commands.pieces import columns, marker, token_texts
 from igpo_jax.data.tokenizers import Tokenizer
 from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.diffusion.stepwise import Moment
+from igpo_jax.pages.text import printable
 from igpo_jax.training.console import format_duration, styled
 
 MASK = "░"

@@ -3,13 +3,9 @@
 Whatever the model or the user wrote is escaped, and the page's own policy lets no script run but the one written here.
 """
 
-import base64
-import hashlib
-import html
-
-from igpo_jax.commands.pieces import printable
 from igpo_jax.commands.trajectory import Trajectory
 from igpo_jax.diffusion import denoise
+from igpo_jax.pages.document import document, escape
 
 _STYLE = """
 :root { color-scheme: light dark; --dim: #8888; --new: #2a9d5c55; --hint: #c98a00; }
@@ -69,17 +65,9 @@ def render(trajectory: Trajectory, about: dict[str, object]) -> str:
     """
     last = max(len(trajectory.steps), int(trajectory.shown_from.max(initial=0)))
     tokens = "".join(_token(trajectory, position) for position in range(len(trajectory.tokens)))
-    facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in about.items())
-    policy = f"default-src 'none'; style-src {_digest(_STYLE)}; script-src {_digest(_SCRIPT)}"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width">
-<title>Denoising, step by step</title>
-<style>{_STYLE}</style>
-<h1>Denoising, step by step</h1>
-<pre>{_text(trajectory.prompt)}</pre>
+    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in about.items())
+    body = f"""<h1>Denoising, step by step</h1>
+<pre>{escape(trajectory.prompt)}</pre>
 <div class="controls" hidden>
 <button id="play" type="button">play</button>
 <input id="step" type="range" min="0" max="{last}" value="{last}" aria-label="denoising steps done">
@@ -88,10 +76,8 @@ def render(trajectory: Trajectory, about: dict[str, object]) -> str:
 <p id="canvas">{tokens}</p>
 <p><small><span class="hint">hints</span> are given and never change; grey boxes are still masks; point at a token for
 its step and confidence.</small></p>
-<dl>{facts}</dl>
-<script>{_SCRIPT}</script>
-</html>
-"""
+<dl>{facts}</dl>"""
+    return document("Denoising, step by step", body, _STYLE, _SCRIPT)
 
 
 def _token(trajectory: Trajectory, position: int) -> str:
@@ -104,12 +90,4 @@ def _token(trajectory: Trajectory, position: int) -> str:
         source = "hint" if step == denoise.HINT else "filled behind the end"
     title = f"position {position}, id {trajectory.tokens[position]}, {source}"
     shown = text or trajectory.markers[position]
-    return f'<span class="{kinds}" data-from="{trajectory.shown_from[position]}" title="{title}">{_text(shown)}</span>'
-
-
-def _text(value: object) -> str:
-    return html.escape(printable(str(value)))
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return f'<span class="{kinds}" data-from="{trajectory.shown_from[position]}" title="{title}">{escape(shown)}</span>'

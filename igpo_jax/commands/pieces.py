@@ -1,4 +1,4 @@
-"""Text of single tokens, and text made harmless: what a model writes is never trusted on a screen."""
+"""Text of single tokens, and the room it takes on a terminal."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -6,27 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from igpo_jax.data.tokenizers import Tokenizer
-
-#: Format characters that join or shape letters and change nothing else.
-_JOINERS = "‌‍"
-
-
-def printable(text: str) -> str:
-    """``text`` with everything a terminal could take for a command written out, as in "\\x1b".
-
-    Line ends and tabs stay. Control characters, those that turn the direction of text around, invisible ones, and
-    code points without a character are replaced.
-    """
-    return "".join(map(_harmless, text))
-
-
-def _harmless(character: str) -> str:
-    if character in "\n\t" or character in _JOINERS:
-        return character
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-        code = ord(character)
-        return f"\\x{code:02x}" if code < 256 else f"\\u{{{code:x}}}"
-    return character
+from igpo_jax.pages.text import JOINERS
 
 
 def token_texts(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray, mask_id: int) -> list[str]:
@@ -70,6 +50,6 @@ def columns(text: str) -> int:
 
 
 def _width(character: str) -> int:
-    if unicodedata.combining(character) or character in _JOINERS:
+    if unicodedata.combining(character) or character in JOINERS:
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1

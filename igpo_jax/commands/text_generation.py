@@ -12,12 +12,12 @@ import numpy as np
 
 from igpo_jax.commands import hint_flags, live, page, sampler_flags, trajectory
 from igpo_jax.commands.checkpoint import Opened
-from igpo_jax.commands.pieces import printable
 from igpo_jax.diffusion import noise
 from igpo_jax.diffusion.denoise import Denoised
 from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.diffusion.stepwise import denoise_stepwise
 from igpo_jax.errors import UserError
+from igpo_jax.pages.text import printable
 from igpo_jax.parallel.sharding import to_host
 
 #: Prompts are padded to multiples of this, so that the turns of a conversation share few programs.

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from igpo_jax.commands import live
-from igpo_jax.commands.pieces import printable
 from igpo_jax.data.tokenizers import load_tokenizer
+from igpo_jax.pages.text import printable
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTION = "Mia has 427 dollars. Then she finds a ten. How many dollars does Mia have?"

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igpo_jax.commands.pieces import columns, marker, printable, token_texts
+from igpo_jax.commands.pieces import columns, marker, token_texts
 from igpo_jax.data.tokenizers import TokenizerSettings, build_tokenizer, load_tokenizer
+from igpo_jax.pages.text import printable
 
 
 @pytest.fixture(scope="module")
