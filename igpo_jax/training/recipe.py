@@ -8,9 +8,10 @@ import jax
 
 from igpo_jax.models import llada
 from igpo_jax.rewards.pool import JudgePool
-from igpo_jax.training import console, plots, stages
+from igpo_jax.training import console, plots, rl_stage, sft_stage
 from igpo_jax.training.run import Run, prepare
 from igpo_jax.training.run_settings import RunSettings
+from igpo_jax.training.stage_state import StageResult
 
 HEADER = ("stage", "pass@1", "95% interval", "all wrong before", "after second batch", "time")
 
@@ -30,11 +31,11 @@ def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> lis
     with jax.set_mesh(run.mesh):
         rows = [_evaluated(run, "start", params, None)]
         if settings.sft.steps:
-            result = stages.run_sft(run, params)
+            result = sft_stage.run_sft(run, params)
             params = result.params
             rows.append(_evaluated(run, "sft", params, result))
         if settings.rl.steps:
-            result = stages.run_rl(run, params)
+            result = rl_stage.run_rl(run, params)
             rows.append(_evaluated(run, settings.name, result.params, result))
     run.log.close()
     (workdir / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
@@ -45,7 +46,7 @@ def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> lis
     return rows
 
 
-def _evaluated(run: Run, stage: str, params: llada.Params, result: stages.StageResult | None) -> dict[str, Any]:
+def _evaluated(run: Run, stage: str, params: llada.Params, result: StageResult | None) -> dict[str, Any]:
     """The summary row of a stage; an evaluation that an earlier run stored at the same step is not repeated."""
     stored, step = run.workdir / "evaluations" / f"{stage}.json", _last_step(run, stage)
     if stored.exists():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from igpo_jax.parallel import sharding
-from igpo_jax.training import recipe, stages
+from igpo_jax.training import recipe, rl_stage, sft_stage, stage_state
 from igpo_jax.training.metrics import read_metrics
 from igpo_jax.training.run_settings import RunSettings
 from tests.rl.rollout_cases import RuleJudge
@@ -48,13 +48,13 @@ class Recorder:
         self.opened: list[Any] = []
         self.sft_updates = 0
         patch.setattr(recipe.plots, "plot_run", lambda workdir: [])
-        patch.setattr(stages.rollout, "collect", self._collecting(stages.rollout.collect))
-        patch.setattr(stages.sft_step, "make_sft_step", self._sft(stages.sft_step.make_sft_step))
-        patch.setattr(stages.rl_step, "make_rl_step", self._rl(stages.rl_step.make_rl_step))
-        patch.setattr(stages.rl_step, "make_score", self._scoring(stages.rl_step.make_score))
-        for stage in ("sft", "rl"):
-            patch.setattr(stages, f"run_{stage}", self._stage(stage, getattr(stages, f"run_{stage}")))
-        patch.setattr(stages, "Checkpoints", self._opening(stages.Checkpoints))
+        patch.setattr(rl_stage.rollout, "collect", self._collecting(rl_stage.rollout.collect))
+        patch.setattr(sft_stage.sft_step, "make_sft_step", self._sft(sft_stage.sft_step.make_sft_step))
+        patch.setattr(rl_stage.rl_step, "make_rl_step", self._rl(rl_stage.rl_step.make_rl_step))
+        patch.setattr(rl_stage.rl_step, "make_score", self._scoring(rl_stage.rl_step.make_score))
+        for stage, module in (("sft", sft_stage), ("rl", rl_stage)):
+            patch.setattr(module, f"run_{stage}", self._stage(stage, getattr(module, f"run_{stage}")))
+        patch.setattr(stage_state, "Checkpoints", self._opening(stage_state.Checkpoints))
 
     @staticmethod
     def _weight(policy: Any) -> np.ndarray:
@@ -93,7 +93,7 @@ class Recorder:
 
             def recorded(state, batch):
                 state, metrics = update(state, batch)
-                self.after.append(self._weight(stages.policy_of(state.trainable, state.frozen)))
+                self.after.append(self._weight(rl_stage.policy_of(state.trainable, state.frozen)))
                 return state, metrics
 
             return recorded
