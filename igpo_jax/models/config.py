@@ -172,6 +172,10 @@ class ModelConfig:
         return dict(sorted((_FIXED | _WITHOUT_EFFECT | dataclasses.asdict(self)).items()))
 
 
+#: Named shapes, for settings and for plans without a checkpoint at hand.
+SHAPES: dict[str, ModelConfig] = {"llada_8b": ModelConfig()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Compute:
     """How the network is computed; none of it changes what is computed beyond rounding."""

@@ -21,7 +21,7 @@ from igpo_jax.rl.questions import questions_of
 from igpo_jax.rl.rollout import Question
 from igpo_jax.training import console, evaluation
 from igpo_jax.training.metrics import MetricsLog
-from igpo_jax.training.run_settings import RunSettings
+from igpo_jax.training.run_settings import ModelSettings, RunSettings
 
 
 @dataclasses.dataclass
@@ -183,24 +183,34 @@ def _model(
     if settings.model.checkpoint:
         config, params, _ = load_model(settings.model.checkpoint, mesh, "float32")
         _agree(config, tokenizer, settings.model.checkpoint)
+        check_shape(config, settings.model)
         return config, params
-    shape, ways = settings.model, mesh.shape["tensor"]
-    config = llada.ModelConfig(
-        d_model=shape.d_model,
-        n_layers=shape.n_layers,
-        n_heads=shape.n_heads,
-        n_kv_heads=shape.n_kv_heads,
-        mlp_hidden_size=shape.mlp_hidden_size,
-        rope_theta=shape.rope_theta,
+    config = fresh_config(settings, tokenizer, mesh.shape["tensor"])
+    make = jax.jit(llada.init, static_argnums=(1, 2), out_shardings=llada.shardings(config, mesh))
+    return config, make(jax.random.fold_in(jax.random.key(settings.seed), 0), config, jnp.float32)
+
+
+def fresh_config(settings: RunSettings, tokenizer: tokenizers.Tokenizer, ways: int) -> llada.ModelConfig:
+    """The shape of a model from scratch; ``ways`` are the devices on the tensor axis, which divide the embedding."""
+    return llada.ModelConfig(
+        **settings.model.sizes,
         vocab_size=tokenizer.vocab_size,
-        embedding_size=-(-tokenizer.vocab_size // ways) * ways,  # rows that divide over the tensor axis
+        embedding_size=-(-tokenizer.vocab_size // ways) * ways,
         max_sequence_length=settings.prompt_length + settings.sampler.length,
         mask_token_id=tokenizer.mask_id,
         eos_token_id=tokenizer.eos_id,
         pad_token_id=tokenizer.pad_id,
     )
-    make = jax.jit(llada.init, static_argnums=(1, 2), out_shardings=llada.shardings(config, mesh))
-    return config, make(jax.random.fold_in(jax.random.key(settings.seed), 0), config, jnp.float32)
+
+
+def check_shape(config: llada.ModelConfig, wanted: ModelSettings) -> None:
+    """Raises UserError where a checkpoint's sizes are not those of the named shape that the settings ask for."""
+    for field, value in wanted.sizes.items() if wanted.shape else ():
+        if getattr(config, field) != value:
+            raise UserError(
+                f"{wanted.checkpoint}/config.json has {field} {getattr(config, field)}, but model.shape is "
+                f"'{wanted.shape}' with {value}; clear model.shape or take another checkpoint"
+            )
 
 
 def _agree(config: llada.ModelConfig, tokenizer: tokenizers.Tokenizer, source: str) -> None:

@@ -1,13 +1,14 @@
 """The settings of a whole run: every field that a config file or ``--config.…`` can set, declared once."""
 
 import dataclasses
+from typing import Any
 
 from igpo_jax.data.settings import DataSettings
 from igpo_jax.data.templates import TEMPLATES
 from igpo_jax.data.tokenizers import TokenizerSettings
 from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.errors import UserError, check_choice
-from igpo_jax.models.config import Compute
+from igpo_jax.models.config import SHAPES, Compute
 from igpo_jax.parallel.mesh import MeshSettings
 from igpo_jax.rewards.pool import JudgeSettings
 from igpo_jax.training.checkpoints import CheckpointSettings
@@ -19,15 +20,30 @@ from igpo_jax.training.sft import SftSettings
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """Where the parameters come from: a checkpoint, or a fresh model of the given shape."""
+    """Where the parameters come from: a checkpoint, or a fresh model of the given shape.
+
+    ``shape="llada_8b"`` names LLaDA-8B's: ``plan`` then needs no checkpoint, and training refuses one of another shape.
+    """
 
     checkpoint: str = ""  #: imported model, Hugging Face folder or run directory; empty starts from scratch
+    shape: str = ""  #: a named shape ("llada_8b") in place of the fields below; a checkpoint must then have it
     d_model: int = 64  #: width of the residual stream (from scratch)
     n_layers: int = 3  #: transformer blocks (from scratch)
     n_heads: int = 4  #: query heads (from scratch)
     n_kv_heads: int = 4  #: key and value heads (from scratch)
     mlp_hidden_size: int = 192  #: columns of the gate and up projections (from scratch)
     rope_theta: float = 10000.0  #: base of the rotary frequencies (from scratch)
+
+    def __post_init__(self) -> None:
+        if self.shape:
+            check_choice("model.shape", self.shape, SHAPES)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The fields of ModelConfig that do not come from the tokenizer, by the named shape or by the fields."""
+        source = SHAPES[self.shape] if self.shape else self
+        names = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "rope_theta")
+        return {name: getattr(source, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
