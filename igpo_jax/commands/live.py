@@ -13,7 +13,8 @@ from typing import TextIO
 
 import numpy as np
 
-from igpo_jax.commands.pieces import columns, marker, token_texts
+from igpo_jax.commands.pieces import columns, marker
+from igpo_jax.data.token_texts import token_texts
 from igpo_jax.data.tokenizers import Tokenizer
 from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.diffusion.stepwise import Moment

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from igpo_jax.commands.pieces import marker, token_texts
+from igpo_jax.commands.pieces import marker
+from igpo_jax.data.token_texts import token_texts
 from igpo_jax.data.tokenizers import Tokenizer
 from igpo_jax.diffusion import denoise
 from igpo_jax.diffusion.sampler import Sampler

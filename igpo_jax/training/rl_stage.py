@@ -86,7 +86,9 @@ class RlLoop:
         values = gathered.stats | _pass_at(gathered.first_correct) | score_values | floats(metrics)
         values |= {"score_seconds": score_seconds, "update_seconds": time.perf_counter() - clock}
         if self._settings.save_rollouts_every and (step + 1) % self._settings.save_rollouts_every == 0:
-            rollout_log.save(run.workdir, run.settings.name, step + 1, gathered, kept, run.tokenizer)
+            rollout_log.save(
+                run.workdir, run.settings.name, step + 1, gathered, kept, run.tokenizer, self._settings.rewards
+            )
         return state, values
 
     def _scored(

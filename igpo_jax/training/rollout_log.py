@@ -1,4 +1,4 @@
-"""Saved rollouts: one JSON object a completion, with hints, order of reveal, verdict and advantage."""
+"""Saved rollouts: one JSON object a completion, with hints, order of reveal, verdict, reward and advantage."""
 
 import json
 import pathlib
@@ -7,15 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from igpo_jax.data.token_texts import token_texts
 from igpo_jax.data.tokenizers import Tokenizer
 from igpo_jax.rl.batch import completion_mask
-from igpo_jax.rl.rollout import Rollout, Round
+from igpo_jax.rl.rollout import RewardSettings, Rollout, Round, reward_of
+
+#: Folder of a run in which the files lie.
+FOLDER = "rollouts"
 
 
 def save(
-    workdir: pathlib.Path, stage: str, step: int, rollout: Rollout, kept: np.ndarray, tokenizer: Tokenizer
+    workdir: pathlib.Path,
+    stage: str,
+    step: int,
+    rollout: Rollout,
+    kept: np.ndarray,
+    tokenizer: Tokenizer,
+    rewards: RewardSettings,
 ) -> pathlib.Path:
-    """Writes ``rollouts/STAGE_STEP.jsonl``, whole or not at all.
+    """Writes ``rollouts/STAGE_STEP.jsonl``, whole or not at all; docs/reading_a_run.md lists the fields.
 
     Args:
       workdir: the run directory.
@@ -24,45 +34,52 @@ def save(
       rollout: the step's completions after replacement.
       kept: (B, C) bool, positions that the loss runs over.
       tokenizer: turns ids into the pieces that a page can colour.
+      rewards: what a completion earns, for those of the second round that nothing is learnt from.
 
     Returns:
       The file.
     """
-    path = workdir / "rollouts" / f"{stage}_{step:06d}.jsonl"
+    path = workdir / FOLDER / f"{stage}_{step:06d}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        for record in _records(rollout, kept, tokenizer):
-            file.write(json.dumps(record) + "\n")
+    with partial.open("w", encoding="utf-8") as file:
+        for record in _records(rollout, kept, tokenizer, rewards):
+            file.write(json.dumps({"step": step} | record) + "\n")
     partial.rename(path)
     return path
 
 
-def _records(rollout: Rollout, kept: np.ndarray, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+def _records(
+    rollout: Rollout, kept: np.ndarray, tokenizer: Tokenizer, rewards: RewardSettings
+) -> Iterator[dict[str, Any]]:
     """First the rows that are learnt from, then every row of the second round, used or not."""
     group_size = rollout.first_correct.shape[1]
     batch = rollout.batch
+    lengths = np.asarray(batch.completion_mask).sum(axis=1)
     for row in range(len(rollout.rows.texts)):
-        length = int(np.asarray(batch.completion_mask)[row].sum())
         learning = {
             "round": "second" if rollout.replaced[row] else "first",
             "learnt_from": True,
+            "replaced": bool(rollout.replaced[row]),
             "reward": float(batch.rewards[row]),
             "advantage": float(batch.advantages[row]),
-            "kept": kept[row, :length].astype(int).tolist(),
+            "kept": kept[row, : lengths[row]].astype(int).tolist(),
         }
-        yield _record(rollout, rollout.rows, row, row // group_size, length, tokenizer) | learning
+        yield _record(rollout, rollout.rows, row, row // group_size, int(lengths[row]), tokenizer) | learning
     if rollout.second is None:
         return
     groups = np.repeat(np.flatnonzero(~rollout.first_correct.any(axis=1)), group_size)
     lengths = completion_mask(rollout.second.tokens, tokenizer.eos_id).sum(axis=1)
     for row, group in enumerate(groups):
         record = _record(rollout, rollout.second, row, int(group), int(lengths[row]), tokenizer)
-        yield record | {"round": "second", "learnt_from": False}
+        reward = reward_of(record["completion"], record["correct"], rewards)
+        unused = {"round": "second", "learnt_from": False, "replaced": False, "reward": reward, "advantage": None}
+        yield record | unused
 
 
 def _record(rollout: Rollout, rows: Round, row: int, group: int, length: int, tokenizer: Tokenizer) -> dict[str, Any]:
     question, verdict = rollout.questions[group], rows.verdicts[row]
+    tokens, group_size = rows.tokens[row, :length], rollout.first_correct.shape[1]
     return {
         "id": question.id,
         "group": group,
@@ -73,8 +90,12 @@ def _record(rollout: Rollout, rows: Round, row: int, group: int, length: int, to
         "correct": verdict.correct,
         "answer": verdict.answer,
         "reason": verdict.reason,
+        "timed_out": verdict.timed_out,
+        "truncated": tokenizer.eos_id not in tokens,
+        "all_wrong": bool(~rollout.first_correct[group].any()),
+        "rescued": bool(rollout.replaced[group * group_size : (group + 1) * group_size].any()),
         "hint_ratio": float(rows.ratios[row]),
-        "pieces": [tokenizer.decode([int(token)]) for token in rows.tokens[row, :length]],
+        "pieces": token_texts(tokenizer, tokens, tokenizer.mask_id),
         "hinted": rows.hint_mask[row, :length].astype(int).tolist(),
         "reveal_step": rows.reveal_step[row, :length].tolist(),
     }

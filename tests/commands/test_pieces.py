@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igpo_jax.commands.pieces import columns, marker, token_texts
+from igpo_jax.commands.pieces import columns, marker
+from igpo_jax.data.token_texts import token_texts
 from igpo_jax.data.tokenizers import TokenizerSettings, build_tokenizer, load_tokenizer
 from igpo_jax.pages.text import printable
 

@@ -127,6 +127,9 @@ def test_saved_rollouts(run):
         for record in records:
             check_record(record, tokenizer)
         for group in range(4):
+            mine = [record for record in records if record["group"] == group]
+            assert {record["all_wrong"] for record in mine} == {len(mine) > 4}
+            assert {record["rescued"] for record in mine} == {any(record["replaced"] for record in mine)}
             rewards = np.array([record["reward"] for record in learnt if record["group"] == group])
             advantages = [record["advantage"] for record in learnt if record["group"] == group]
             np.testing.assert_allclose(advantages, rewards - rewards.mean(), atol=1e-6)
@@ -140,11 +143,14 @@ def check_record(record, tokenizer):
     for place, hinted in enumerate(record["hinted"]):
         assert (record["reveal_step"][place] == -1) == bool(hinted)
         if hinted:
-            assert record["pieces"][place] == trace[place]
+            assert record["pieces"][place].strip() == trace[place].strip()
     assert record["correct"] == judge_one(record["gold"], record["completion"]).correct
+    assert "".join(record["pieces"]) == record["completion"]
+    assert record["truncated"] == (length == 24 and record["pieces"][-1] != "")
+    assert record["reward"] == float(record["correct"])
+    assert record["replaced"] == (record["learnt_from"] and record["round"] == "second")
     if record["learnt_from"]:
         assert len(record["kept"]) == length
-        assert record["reward"] == float(record["correct"])
         assert all(kept or hinted for kept, hinted in zip(record["kept"], record["hinted"], strict=True))
 
 
