@@ -147,22 +147,32 @@ def read_metrics(directory: str | os.PathLike[str]) -> list[Row]:
     Raises:
       UserError: where another line is damaged.
     """
+    rows, damaged, count = scan_metrics(directory)
     path = pathlib.Path(directory) / FILE
-    if not path.exists():
-        return []
+    for number, why in damaged.items():
+        if number < count:
+            raise UserError(f"{path} line {number} is not a row of metrics ({why}); remove that line and try again")
+        _log.warning("%s line %d was cut in the middle of writing; it is dropped", path, number)
+    return rows
+
+
+def scan_metrics(directory: str | os.PathLike[str]) -> tuple[list[Row], dict[int, str], int]:
+    """Reads what can be read, for those who only look: a damaged line is left out wherever it stands.
+
+    Returns:
+      The good rows in file order, what is wrong with each bad line by its number (from 1), and the number of lines.
+      Nothing where the file does not exist.
+    """
+    path = pathlib.Path(directory) / FILE
     # A cut may also fall inside a character of several bytes.
-    lines = path.read_bytes().splitlines()
-    rows = []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    rows, damaged = [], {}
     for number, line in enumerate(lines, 1):
         try:
             rows.append(_decode(line))
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise UserError(
-                    f"{path} line {number} is not a row of metrics ({error}); remove that line and try again"
-                ) from error
-            _log.warning("%s line %d was cut in the middle of writing; it is dropped", path, number)
-    return rows
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged[number] = str(error)
+    return rows, damaged, len(lines)
 
 
 def _encode(row: Row) -> str:
