@@ -1,0 +1,1 @@
+"""One readable file per run; its launch commands are in its docstring."""

@@ -1,0 +1,63 @@
+"""Length-aligned SFT of LLaDA-8B-Instruct (arXiv 2509.10396, Table 2): rewritten OpenR1-Math traces, 100 epochs.
+
+2,048 rows an update, peak rate 5e-6 after 200 updates of warmup, down to 1e-6 over the last tenth; 94,000 rows make
+4,590 updates. Traces of up to 1,023 tokens are learnt, longer ones are dropped and counted.
+
+Launch (the model folder and the data are described in docs/reproducing.md):
+  python -m igpo_jax.train --config=configs/llada_8b/sft.py:tpu --workdir=runs/llada_8b_sft
+  python -m igpo_jax.train --config=configs/llada_8b/sft.py:h100 --workdir=runs/llada_8b_sft
+  python -m igpo_jax.train --config=configs/llada_8b/sft.py:h100-8,lora --workdir=runs/llada_8b_sft_lora
+"""
+
+from configs.llada_8b import common
+from igpo_jax.diffusion.sampler import Sampler
+from igpo_jax.models.lora import LoraSettings
+from igpo_jax.training.checkpoints import CheckpointSettings
+from igpo_jax.training.evaluation import EvaluationSettings
+from igpo_jax.training.optimizers import OptimizerSettings
+from igpo_jax.training.rl import RlSettings
+from igpo_jax.training.run_settings import RunSettings
+from igpo_jax.training.sft import SftSettings
+
+#: Kinds of words in the variant, the default first.
+VARIANTS = {
+    "hardware": common.HARDWARE_WORDS,
+    "trained": ("full", "lora"),
+}
+
+#: OpenR1-Math's rows x 100 epochs / 2,048 rows an update.
+STEPS = 94_000 * 100 // 2048
+
+
+def get_config(variant: str = "tpu") -> RunSettings:
+    """Length-aligned SFT; the module's text says what the words of ``variant`` are."""
+    words = common.choose(variant, VARIANTS)
+    layout = common.hardware(words["hardware"])
+    return RunSettings(
+        name="rl",
+        prompt_length=512,
+        long_prompts="drop",
+        template="paper",
+        model=common.model(common.INSTRUCT),
+        compute=common.compute(layout),
+        mesh=common.mesh(layout),
+        data=common.questions("data/openr1_math_rewritten"),
+        tokenizer=common.tokenizer(),
+        sampler=Sampler(length=1024, steps=512, block_length=32, temperature=0.0),
+        sft=SftSettings(
+            steps=STEPS,
+            batch_size=2048,
+            micro_batches=layout.parts(2048, layout.sft_rows),
+            lora=common.LORA if words["trained"] == "lora" else LoraSettings(),
+            optimizer=OptimizerSettings(
+                learning_rate=5e-6,
+                schedule="wsd",
+                warmup_steps=200,
+                decay_fraction=0.1,
+                final_learning_rate=1e-6,
+            ),
+        ),
+        rl=RlSettings(steps=0),
+        evaluation=EvaluationSettings(rows_per_program=layout.devices * layout.rollout_rows),
+        checkpoints=CheckpointSettings(every=200),
+    )
