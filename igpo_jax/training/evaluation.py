@@ -10,6 +10,7 @@ from igpo_jax.models import llada
 from igpo_jax.rewards.pool import JudgePool
 from igpo_jax.rewards.verdict import Verdict
 from igpo_jax.rl import sampling
+from igpo_jax.rl.batch import completion_mask
 from igpo_jax.rl.rollout import Question
 from igpo_jax.training import statistics
 
@@ -65,10 +66,10 @@ class Evaluation:
         return float(np.mean([statistics.pass_at_k(len(row), sum(row), k) for row in self.correct]))
 
     def metrics(self) -> dict[str, float]:
-        """What the metrics file stores."""
+        """What the metrics file stores: pass@1 with its interval, and pass@5 and pass@n where n samples allow them."""
         low, high = self.interval
         samples = len(self.correct[0])
-        several = {f"pass_at_{samples}": self.pass_at(samples)} if samples > 1 else {}
+        several = {f"pass_at_{k}": self.pass_at(k) for k in sorted({5, samples}) if 1 < k <= samples}
         return {
             "pass_at_1": self.pass_at_1,
             "pass_at_1_low": low,
@@ -78,6 +79,61 @@ class Evaluation:
             "mean_length": self.mean_length,
             **several,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """One completion and what the judge said of it."""
+
+    tokens: np.ndarray  # (C,) int32
+    reveal_step: np.ndarray  # (C,) int32, step that revealed each token
+    text: str  # up to the first EOS
+    verdict: Verdict
+    length: int  # tokens up to and including the first EOS, C where there is none
+    truncated: bool  # the canvas ended before the text did
+
+
+def answer(
+    policy: llada.Policy,
+    requests: sampling.Requests,
+    golds: Sequence[str],
+    context: sampling.SamplerContext,
+    decode: sampling.Decode,
+    judge: JudgePool,
+) -> tuple[list[Answered], sampling.SamplingCost]:
+    """Samples and judges completions; training and ``igpo_jax.evaluate`` both go through here.
+
+    Args:
+      policy: parameters in compute dtype.
+      requests: R rows; a row's draws depend on its ``row_ids`` and the seed, not on the rows beside it.
+      golds: R right answers.
+      context: model, sampler (with the evaluation's temperature), mesh, program size and seed.
+      decode: ids to text.
+      judge: the worker pool.
+
+    Returns:
+      The R completions in the order of the requests, and what they cost.
+    """
+    verdicts: list[Verdict] = [Verdict(False, None, "not judged", False)] * len(golds)
+    texts: list[str] = [""] * len(golds)
+    eos = context.model.config.eos_token_id
+
+    def consume(rows: np.ndarray, tokens: np.ndarray) -> None:
+        written = sampling.texts_of(tokens, eos, decode)
+        found = judge.judge([(golds[row], text) for row, text in zip(rows, written, strict=True)])
+        for row, text, verdict in zip(rows, written, found, strict=True):
+            texts[row], verdicts[row] = text, verdict
+
+    result, cost = sampling.sample(policy, requests, context, "evaluate", 0, consume)
+    ended = (result.tokens == eos).any(axis=1)
+    lengths = completion_mask(result.tokens, eos).sum(axis=1)
+    answered = [
+        Answered(
+            result.tokens[row], result.reveal_step[row], texts[row], verdicts[row], int(lengths[row]), not ended[row]
+        )
+        for row in range(len(golds))
+    ]
+    return answered, cost
 
 
 def evaluate(
@@ -99,27 +155,17 @@ def evaluate(
       judge: the worker pool.
     """
     asked = [q for q in questions for _ in range(samples)]
-    verdicts: list[Verdict] = [Verdict(False, None, "not judged", False)] * len(asked)
-    eos = context.model.config.eos_token_id
-
-    def consume(rows: np.ndarray, tokens: np.ndarray) -> None:
-        texts = sampling.texts_of(tokens, eos, decode)
-        found = judge.judge([(asked[row].gold, text) for row, text in zip(rows, texts, strict=True)])
-        for row, verdict in zip(rows, found, strict=True):
-            verdicts[row] = verdict
-
     requests = sampling.Requests(
         np.stack([q.prompt_tokens for q in asked]),
         np.stack([q.prompt_mask for q in asked]),
         np.full((len(asked), context.sampler.length), -1, np.int32),
         np.arange(len(asked)),
     )
-    result, cost = sampling.sample(policy, requests, context, "evaluate", 0, consume)
-    correct = np.array([v.correct for v in verdicts]).reshape(-1, samples)
-    ends = (np.cumsum(result.tokens == eos, axis=1) == 0).sum(axis=1) + 1
+    answered, cost = answer(policy, requests, [q.gold for q in asked], context, decode, judge)
+    correct = np.array([each.verdict.correct for each in answered]).reshape(-1, samples)
     return Evaluation(
         correct=tuple(tuple(bool(c) for c in row) for row in correct),
-        no_answer=float(np.mean([v.answer is None for v in verdicts])),
-        mean_length=float(np.minimum(ends, context.sampler.length).mean()),
+        no_answer=float(np.mean([each.verdict.answer is None for each in answered])),
+        mean_length=float(np.mean([each.length for each in answered])),
         forwards=cost.forwards,
     )

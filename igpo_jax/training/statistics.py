@@ -93,6 +93,47 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
+def bootstrap_pass_at_k(
+    correct: Sequence[int], n: int, k: int, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Returns the bootstrap interval, over questions, of the mean unbiased pass@k.
+
+    Where all questions score the same the bootstrap has no width; Wilson's interval over the questions stands in.
+
+    Args:
+      correct: for every question, how many of its ``n`` samples are correct.
+      n: samples of each question.
+      k: samples that may be tried.
+      confidence: share of such intervals meant to cover the mean, in (0, 1).
+      seed: of the bootstrap's draws.
+
+    Raises:
+      UserError: as ``mean_pass_at_k`` does.
+    """
+    mean_pass_at_k(correct, n, k)
+    values = [pass_at_k(n, int(c), k) for c in correct]
+    if len(set(values)) == 1:
+        return wilson(round(math.fsum(values)), len(values), confidence)
+    return bootstrap_mean(values, confidence, seed=seed)
+
+
+def sign_test(ahead: int, behind: int) -> float:
+    """Returns the two-sided exact p-value of ``ahead`` wins against ``behind`` losses, ties left out.
+
+    Under the hypothesis of no difference each of the ``ahead + behind`` discordant questions is a fair coin. With one
+    sample a question this is the exact McNemar test (McNemar 1947, Psychometrika 12:153-157).
+
+    Raises:
+      UserError: for a negative count.
+    """
+    if ahead < 0 or behind < 0:
+        raise UserError(f"the sign test has {ahead} wins and {behind} losses, expected 0 or more of each")
+    n, fewer = ahead + behind, min(ahead, behind)
+    # Exact in whole numbers: a sum of floats would lose the smallest p-values.
+    tail = sum(math.comb(n, i) for i in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
 def _quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise UserError(f"confidence is {confidence}, expected a number between 0 and 1 such as 0.95")

@@ -95,6 +95,21 @@ def test_two_samples_a_question(monkeypatch):
     assert metrics["pass_at_1_low"] < metrics["pass_at_1"] < metrics["pass_at_1_high"]
 
 
+def test_pass_at_5_is_drawn_where_the_samples_allow_it():
+    counts = (0, 1, 2, 3, 8)
+    result = evaluation.Evaluation(tuple((True,) * c + (False,) * (8 - c) for c in counts), 0.0, 1.0, 1)
+    metrics = result.metrics()
+    assert {name for name in metrics if name.startswith("pass_at_") and name[-1].isdigit()} == {
+        "pass_at_1",
+        "pass_at_5",
+        "pass_at_8",
+    }
+    assert metrics["pass_at_1"] == pytest.approx(14 / 40)
+    # Of the 56 ways to take five of eight, C(8 - c, 5) = 21, 6 and 1 miss all c right ones for c = 1, 2 and 3.
+    assert metrics["pass_at_5"] == pytest.approx((0 + 35 / 56 + 50 / 56 + 55 / 56 + 1) / 5)
+    assert metrics["pass_at_8"] == pytest.approx(4 / 5)
+
+
 def test_a_completion_without_eos_has_the_full_length(monkeypatch):
     monkeypatch.setattr(sampling, "sample", ScriptedSampler(lambda purpose, row: [3] * 16))
     assert evaluate(None, RuleJudge(lambda gold, text: True)).mean_length == 16

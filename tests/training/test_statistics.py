@@ -87,3 +87,31 @@ def test_statistics_need_something_to_count():
         statistics.bootstrap_mean([])
     with pytest.raises(UserError, match="no question"):
         statistics.mean_pass_at_k([], 4, 1)
+
+
+@pytest.mark.parametrize(("ahead", "behind", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (3, 3, 1.0), (10, 2, 158 / 4096)])
+def test_sign_test_by_hand(ahead, behind, p):
+    assert statistics.sign_test(ahead, behind) == pytest.approx(p, abs=1e-15)
+    assert statistics.sign_test(behind, ahead) == statistics.sign_test(ahead, behind)
+
+
+@given(st.integers(0, 7), st.integers(0, 7))
+def test_sign_test_counts_coin_tosses(ahead, behind):
+    """Every outcome of as many fair coins as there are discordant questions, counted one by one."""
+    n = ahead + behind
+    far = [abs(2 * sum(coins) - n) >= abs(ahead - behind) for coins in itertools.product((0, 1), repeat=n)]
+    assert statistics.sign_test(ahead, behind) == pytest.approx(sum(far) / len(far), abs=1e-12)
+
+
+def test_sign_test_far_out_and_out_of_range():
+    assert 0 < statistics.sign_test(900, 100) < 1e-150
+    with pytest.raises(UserError, match="-1 losses"):
+        statistics.sign_test(1, -1)
+
+
+def test_bootstrap_of_pass_at_k():
+    correct = [0, 1, 4, 2, 0, 3, 1, 1]
+    low, high = statistics.bootstrap_pass_at_k(correct, 4, 1)
+    assert 0 < low < sum(correct) / 32 < high < 1
+    assert (low, high) == statistics.bootstrap_pass_at_k(correct, 4, 1)
+    assert statistics.bootstrap_pass_at_k([0] * 30, 4, 2) == statistics.wilson(0, 30)
