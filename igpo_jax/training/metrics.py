@@ -25,6 +25,11 @@ _RESERVED = ("stage", "step", "time")
 _log = logging.getLogger(__name__)
 
 
+def is_wall_clock(name: str) -> bool:
+    """Whether a metric measures time on the machine; every other one is the same to the bit when a run is repeated."""
+    return name.endswith(("_seconds", "_per_second")) or name.startswith(("mfu_", "goodput"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One logged step."""
