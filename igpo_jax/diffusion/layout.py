@@ -16,6 +16,7 @@ class Row:
     tokens: jax.Array  # (B, T) int32
     positions: jax.Array  # (B, T) int32 rotary positions: prompt 0..n-1, canvas n..n+C-1, padding 0
     valid: jax.Array  # (B, T) bool, keys that may be attended to: the first C + n of each row
+    lengths: jax.Array  # (B,) int32, how many these are
 
     def with_canvas(self, canvas: jax.Array) -> jax.Array:
         """The tokens (B, T) with another canvas (B, C) in front of the same prompts."""
@@ -48,4 +49,5 @@ def canvas_first(prompt_tokens: jax.Array, prompt_valid: jax.Array, canvas: jax.
         tokens=jnp.concatenate([canvas, prompt], axis=1),
         positions=jnp.concatenate([canvas_positions, jnp.where(inside, place, 0)], axis=1),
         valid=jnp.concatenate([jnp.ones_like(canvas, dtype=bool), inside], axis=1),
+        lengths=length + count[:, 0],
     )

@@ -89,7 +89,7 @@ def score(
     )
     canvas = jnp.where(masked, model.config.mask_token_id, completion)
     row = canvas_first(prompt_tokens, prompt_valid, canvas)
-    hidden = llada.forward(policy, model, row.tokens, positions=row.positions, valid=row.valid)
+    hidden = llada.forward(policy, model, row.tokens, positions=row.positions, valid=row.lengths)
     return score_hidden(policy, model, hidden[:, : canvas.shape[1]], completion, chunk)
 
 

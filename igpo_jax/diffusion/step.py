@@ -153,7 +153,7 @@ def _block_logits(context: Context, canvas: jax.Array, start: jax.Array) -> jax.
 
     def logits_of(tokens: jax.Array) -> jax.Array:
         row = context.row
-        hidden = llada.forward(context.policy, context.model, tokens, positions=row.positions, valid=row.valid)
+        hidden = llada.forward(context.policy, context.model, tokens, positions=row.positions, valid=row.lengths)
         return llada.head_logits(context.policy, context.model, block_of(context, hidden, start))
 
     logits = logits_of(context.row.with_canvas(canvas))

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from igpo_jax.errors import check_choice
+from igpo_jax.models import attention_kernels as kernels
+from igpo_jax.parallel import sharding
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,31 +31,44 @@ def attention(
       q: (B, T, H, hd) queries, rotated.
       k: (B, S, K, hd) keys, rotated.
       v: (B, S, K, hd) values.
-      valid: (B, S) bool, keys that may be attended to; None for all. Each row needs at least one.
-      implementation: "xla", or "auto" for the best one available.
+      valid: the keys that may be attended to, at least one in each row: (B, S) bool; or (B,) int32, how many of the
+        row's first keys, which spares the cuDNN kernel a mask; None for all.
+      implementation: "xla" anywhere; "cudnn" (flash attention) on NVIDIA GPUs from Hopper on; "splash" on TPUs; "auto"
+        for the kernel of the mesh's platform (of the default device's without a mesh) where it can take the arrays.
 
     Returns:
-      (B, T, H, hd) in the dtype of q; softmax in float32.
+      (B, T, H, hd) in the dtype of q; softmax in float32. A rematerialisation policy knows it as "context".
 
     Raises:
-      UserError: the implementation is unknown.
+      UserError: the implementation is unknown, or cannot run on these devices or with these arrays.
     """
     check_choice("attention", implementation, ("auto", *_IMPLEMENTATIONS))
-    name = _choose() if implementation == "auto" else implementation
+    device = kernels.device()
+    if implementation == "auto":
+        name = _choose(device, q.dtype.name, q.shape[-1])
+    else:
+        name = implementation
+        kernels.check(name, device, q.dtype.name, q.shape[-1])
     return _IMPLEMENTATIONS[name](q, k, v, valid)
 
 
 @functools.cache
-def _choose() -> str:
-    """The implementation behind "auto"; cached so that the choice is logged once."""
-    _LOG.info("attention: using the 'xla' implementation")
-    return "xla"
+def _choose(device: tuple[str, str], dtype: str, head_dim: int) -> str:
+    """The implementation behind "auto"; cached so that each choice is logged once."""
+    platform, kind = device
+    wanted = kernels.OF_PLATFORM.get(platform, "xla")
+    why = kernels.obstacle(wanted, device, dtype, head_dim)
+    name = "xla" if why else wanted
+    _LOG.info("attention: using the '%s' implementation on %s%s", name, kind or platform, f"; {why}" if why else "")
+    return name
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
-def _xla_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None) -> jax.Array:
+def _xla_scores(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None) -> jax.Array:
     batch, length, heads, width = q.shape
     kv_heads = k.shape[2]
+    if valid is not None and valid.ndim == 1:
+        valid = jnp.arange(k.shape[1]) < valid[:, None]
     # The query heads that share a KV head become more queries of that head: (B, K, G T, hd).
     q = jnp.moveaxis(q.reshape(batch, length, kv_heads, -1, width), 1, 3).reshape(batch, kv_heads, -1, width)
     k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
@@ -67,4 +83,33 @@ def _xla_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | 
     return jnp.moveaxis(joined.reshape(batch, kv_heads, -1, length, width), 3, 1).reshape(batch, length, heads, width)
 
 
-_IMPLEMENTATIONS: dict[str, _Attend] = {"xla": _xla_attention}
+def _xla(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None) -> jax.Array:
+    return checkpoint_name(_xla_scores(q, k, v, valid), "context")
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None) -> jax.Array:
+    return checkpoint_name(per_device(kernels.cudnn)(q, k, v, valid), "context")
+
+
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None) -> jax.Array:
+    return per_device(functools.partial(kernels.splash, name="context"))(q, k, v, valid)
+
+
+def per_device(kernel: _Attend) -> _Attend:
+    """``kernel`` run by each device of the mesh on its own rows and heads; ``kernel`` itself without a mesh."""
+    if not sharding.under_mesh():
+        return kernel
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None) -> jax.Array:
+        heads = ("batch", "length", "heads", None)
+        axes = (heads, heads, heads, ("batch", "length")[: 0 if valid is None else valid.ndim])
+        specs = tuple(sharding.spec(names) for names in axes)
+        # What a kernel writes carries no note of the mesh axes it varies over, so that check is off.
+        mapped = jax.shard_map(kernel, in_specs=specs, out_specs=specs[0], check_vma=False)
+        arrays = (q, k, v, valid)
+        return mapped(*(x if x is None else jax.reshard(x, spec) for x, spec in zip(arrays, specs, strict=True)))
+
+    return run
+
+
+_IMPLEMENTATIONS: dict[str, _Attend] = {"xla": _xla, "cudnn": _cudnn, "splash": _splash}

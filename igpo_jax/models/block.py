@@ -60,7 +60,7 @@ def _product(x: jax.Array, weight: jax.Array, axes: tuple[str, str], kept: str |
 
 
 def block(layer: Layer, x: jax.Array, rotation: Rotation, valid: jax.Array | None) -> jax.Array:
-    """One block on the residual stream x (B, T, D); ``valid`` (B, T) are the keys that may be attended to."""
+    """One block on the residual stream x (B, T, D); ``valid`` are the keys that may be attended to, see ``attention``."""
     x += layer.linear("attn_out", attention_context(layer, layer.norm("attn_norm", x), rotation, valid))
     return x + mlp(layer, layer.norm("ff_norm", x))
 
@@ -70,7 +70,7 @@ def attention_context(layer: Layer, h: jax.Array, rotation: Rotation, valid: jax
     split = (*h.shape[:2], -1, layer.model.config.head_dim)
     q, k, v = (checkpoint_name(layer.linear(name, h), "qkv").reshape(split) for name in ("q_proj", "k_proj", "v_proj"))
     heads = attention(rotate(q, rotation), rotate(k, rotation), v, valid, layer.model.compute.attention)
-    return checkpoint_name(heads.reshape(*h.shape[:2], -1), "context")
+    return heads.reshape(*h.shape[:2], -1)
 
 
 def mlp(layer: Layer, h: jax.Array) -> jax.Array:

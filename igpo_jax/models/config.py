@@ -56,7 +56,7 @@ _DERIVED = frozenset({"n_kv_heads", "mlp_hidden_size", "embedding_size", "bias_f
 
 #: Rematerialisation choices, from fastest to smallest memory.
 REMAT = ("none", "dots", "qkv_context", "context", "full")
-ATTENTION = ("auto", "xla")
+ATTENTION = ("auto", "xla", "cudnn", "splash")
 DTYPES = ("float32", "bfloat16")
 
 

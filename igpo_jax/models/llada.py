@@ -72,7 +72,8 @@ def forward(
       model: static shape and way of computing.
       tokens: (B, T) int32, inside the embedding.
       positions: (B, T) int32 rotary positions, by default 0 ... T-1 in every row.
-      valid: (B, T) bool, tokens that may be attended to, by default all. Invalid ones still get a hidden state.
+      valid: (B, T) bool, tokens that may be attended to; or (B,) int32, how many of the row's first tokens may, which
+        the cuDNN kernel prefers; by default all. Invalid ones still get a hidden state.
 
     Returns:
       (B, T, D) in the compute dtype, after the last norm.

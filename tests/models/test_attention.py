@@ -58,14 +58,47 @@ def test_large_scores_stay_finite():
     assert np.isfinite(attention(1e4 * q, 1e4 * k, v)).all()
 
 
-def test_auto_is_xla_and_says_so_once(caplog):
+def test_the_first_keys_by_number_or_by_mask():
+    q, k, v = _inputs()
+    valid = np.arange(7)[None] < np.array([[7], [3]])
+    by_number = attention(q, k, v, np.array([7, 3], np.int32))
+    np.testing.assert_array_equal(by_number, attention(q, k, v, valid))
+
+
+def test_auto_is_xla_on_a_cpu_and_says_so_once(caplog):
     attention_lib._choose.cache_clear()
     with caplog.at_level(logging.INFO, logger=attention_lib.__name__):
         np.testing.assert_array_equal(attention(*_inputs()), attention(*_inputs(), implementation="xla"))
         attention(*_inputs(), implementation="auto")
-    assert [record.message for record in caplog.records] == ["attention: using the 'xla' implementation"]
+    assert [record.message for record in caplog.records] == ["attention: using the 'xla' implementation on cpu"]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "head_dim", "name", "reason"),
+    [
+        (("gpu", "NVIDIA H100 80GB HBM3"), "bfloat16", 128, "cudnn", ""),
+        (("gpu", "NVIDIA GH200 480GB"), "bfloat16", 64, "cudnn", ""),
+        (("gpu", "NVIDIA H100 80GB HBM3"), "float32", 128, "xla", "the dtype float32"),
+        (("gpu", "NVIDIA A100-SXM4-80GB"), "bfloat16", 128, "xla", "the devices are NVIDIA A100-SXM4-80GB"),
+        (("tpu", "TPU v6 lite"), "bfloat16", 128, "splash", ""),
+        (("tpu", "TPU v5 lite"), "bfloat16", 64, "xla", "heads 64 wide"),
+    ],
+)
+def test_auto_takes_the_kernel_of_the_platform_or_says_why_not(caplog, device, dtype, head_dim, name, reason):
+    attention_lib._choose.cache_clear()
+    with caplog.at_level(logging.INFO, logger=attention_lib.__name__):
+        assert attention_lib._choose(device, dtype, head_dim) == name
+    (record,) = caplog.records
+    assert f"using the '{name}' implementation on {device[1]}" in record.message
+    assert reason in record.message and (": " in record.message) and (";" in record.message) == bool(reason)
 
 
 def test_unknown_implementation():
     with pytest.raises(UserError, match=r"attention is 'xlaa', which is not a known choice \(did you mean 'xla'\?\)"):
         attention(*_inputs(), implementation="xlaa")
+
+
+@pytest.mark.parametrize("name", ["cudnn", "splash"])
+def test_a_kernel_that_cannot_run_here_is_an_error(name):
+    with pytest.raises(UserError, match=rf"compute.attention: '{name}' attention needs .*, but the devices are cpu, .*"):
+        attention(*_inputs(dtype=jnp.bfloat16), implementation=name)
