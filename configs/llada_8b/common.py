@@ -17,8 +17,13 @@ from igpo_jax.training.run_settings import ModelSettings
 #: Written by ``python -m convert import --source GSAI-ML/LLaDA-8B-Instruct --output models/llada-8b-instruct``.
 INSTRUCT = "models/llada-8b-instruct"
 
-#: The run directory of ``configs/llada_8b/sft.py``; its newest parameters are taken, adapters merged.
-AFTER_SFT = "runs/llada_8b_sft"
+#: Word -> where RL starts: the published model, or a run directory of ``configs/llada_8b/sft.py``, of which the newest
+#: parameters are taken, adapters merged.
+STARTS = {
+    "from_instruct": INSTRUCT,
+    "from_sft": "runs/llada_8b_sft",
+    "from_original_sft": "runs/llada_8b_sft_original",
+}
 
 #: The paper's rank is not given; these are the released code's. It adapts four of the layers, here all seven.
 LORA = LoraSettings(rank=128, alpha=64.0)
@@ -35,6 +40,7 @@ class Hardware:
     devices: int  # TPU chips or GPUs
     update_rows: int  # completions a device holds at a time in an RL update, 640 tokens each
     sft_rows: int  # rows a device holds at a time in an SFT update, 1,536 tokens each
+    long_rows: int  # rows a device holds at a time in an SFT update on original traces, 4,096 tokens each
     rollout_rows: int  # completions a device denoises at a time
     remat: str  # what the backward pass keeps, see igpo_jax/models/config.py
 
@@ -45,12 +51,12 @@ class Hardware:
 
 #: Google counts the two cores of a v5p chip: 64 chips are its "v5p-128".
 HARDWARE = {
-    "v5e-64": Hardware(64, update_rows=8, sft_rows=4, rollout_rows=8, remat="context"),
-    "v5p-64": Hardware(64, update_rows=8, sft_rows=8, rollout_rows=8, remat="qkv_context"),
-    "v6e-8": Hardware(8, update_rows=4, sft_rows=2, rollout_rows=16, remat="full"),
-    "v6e-64": Hardware(64, update_rows=8, sft_rows=4, rollout_rows=8, remat="qkv_context"),
-    "h100-8": Hardware(8, update_rows=8, sft_rows=4, rollout_rows=32, remat="context"),
-    "h100-64": Hardware(64, update_rows=8, sft_rows=8, rollout_rows=8, remat="qkv_context"),
+    "v5e-64": Hardware(64, update_rows=8, sft_rows=4, long_rows=1, rollout_rows=8, remat="context"),
+    "v5p-64": Hardware(64, update_rows=8, sft_rows=8, long_rows=2, rollout_rows=8, remat="qkv_context"),
+    "v6e-8": Hardware(8, update_rows=4, sft_rows=2, long_rows=1, rollout_rows=16, remat="full"),
+    "v6e-64": Hardware(64, update_rows=8, sft_rows=4, long_rows=1, rollout_rows=8, remat="qkv_context"),
+    "h100-8": Hardware(8, update_rows=8, sft_rows=4, long_rows=1, rollout_rows=32, remat="context"),
+    "h100-64": Hardware(64, update_rows=8, sft_rows=8, long_rows=2, rollout_rows=8, remat="qkv_context"),
 }
 
 #: Short words for the layouts of the paper's size.
@@ -93,16 +99,8 @@ def hardware(word: str) -> Hardware:
 
 
 def model(checkpoint: str) -> ModelSettings:
-    """LLaDA-8B from ``checkpoint``; its shape stands here too, so that a run can be planned without the weights."""
-    return ModelSettings(
-        checkpoint=checkpoint,
-        d_model=4096,
-        n_layers=32,
-        n_heads=32,
-        n_kv_heads=32,
-        mlp_hidden_size=12288,
-        rope_theta=500000.0,
-    )
+    """LLaDA-8B from ``checkpoint``; its shape is named too, so that a run can be planned without the weights."""
+    return ModelSettings(checkpoint=checkpoint, shape="llada_8b")
 
 
 def tokenizer() -> TokenizerSettings:

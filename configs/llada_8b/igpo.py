@@ -11,7 +11,7 @@ Launch (the model folder and the data are described in docs/reproducing.md):
 
 Words of a variant, each kind at most once and the first one where none is given:
   hardware     tpu (v6e-64), h100 (h100-64), v5e-64, v5p-64, v6e-8, v6e-64, h100-8, h100-64
-  start        from_instruct, from_sft
+  start        from_instruct, from_sft (rewritten traces), from_original_sft
   trained      full, lora (rank 128, alpha 64, all seven layers)
   hints shown  eta0.2-0.6 (each completion its own share), or one share for all: eta0.2, eta0.4, eta0.6, eta0.8, eta1.0
   hints learnt tau0.2, tau0.1, tau0.5, tau0.8, tau1.0 (no filter)
@@ -43,7 +43,7 @@ TAU = {f"tau{share}": share for share in (0.2, 0.1, 0.5, 0.8, 1.0)}
 #: Kinds of words in the variant, the default first.
 VARIANTS = {
     "hardware": common.HARDWARE_WORDS,
-    "start": ("from_instruct", "from_sft"),
+    "start": tuple(common.STARTS),
     "trained": ("full", "lora"),
     "hints shown": tuple(ETA),
     "hints learnt": tuple(TAU),
@@ -83,7 +83,7 @@ def base(words: dict[str, str]) -> RunSettings:
         prompt_length=384,
         long_prompts="drop",
         template="paper",
-        model=common.model(common.AFTER_SFT if words["start"] == "from_sft" else common.INSTRUCT),
+        model=common.model(common.STARTS[words["start"]]),
         compute=common.compute(layout),
         mesh=common.mesh(layout),
         data=common.questions("data/metamath"),

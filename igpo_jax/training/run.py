@@ -22,6 +22,7 @@ from igpo_jax.rl.rollout import Question
 from igpo_jax.training import console, evaluation
 from igpo_jax.training.metrics import MetricsLog
 from igpo_jax.training.run_settings import ModelSettings, RunSettings
+from igpo_jax.training.sft import LONG_COMPLETIONS
 
 
 @dataclasses.dataclass
@@ -85,9 +86,9 @@ def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> t
             template,
             tokenizer,
             settings.prompt_length,
-            settings.sampler.length,
+            settings.sft_length if split == "sft" else settings.sampler.length,
             long_prompts=settings.long_prompts,
-            long_completions="drop" if split == "sft" else "keep",
+            long_completions=LONG_COMPLETIONS[settings.sft.long_completions] if split == "sft" else "keep",
         )
         for split, rows in examples.items()
     }
@@ -196,7 +197,7 @@ def fresh_config(settings: RunSettings, tokenizer: tokenizers.Tokenizer, ways: i
         **settings.model.sizes,
         vocab_size=tokenizer.vocab_size,
         embedding_size=-(-tokenizer.vocab_size // ways) * ways,
-        max_sequence_length=settings.prompt_length + settings.sampler.length,
+        max_sequence_length=settings.prompt_length + max(settings.sampler.length, settings.sft_length),
         mask_token_id=tokenizer.mask_id,
         eos_token_id=tokenizer.eos_id,
         pad_token_id=tokenizer.pad_id,

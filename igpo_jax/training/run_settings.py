@@ -97,6 +97,11 @@ class RunSettings:
                 _check_schedule(stage, optimizer, updates)
 
     @property
+    def sft_length(self) -> int:
+        """Canvas of SFT in tokens: its own, or the sampler's."""
+        return self.sft.completion_length or self.sampler.length
+
+    @property
     def batches(self) -> tuple[int, ...]:
         """Every number of rows that a compiled program sees at once, for choosing the virtual devices."""
         return tuple(self._batches.values())

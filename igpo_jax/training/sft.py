@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from igpo_jax.diffusion import likelihood, masking, noise
-from igpo_jax.errors import UserError
+from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models import llada
 from igpo_jax.models.lora import LoraSettings
 from igpo_jax.rl.batch import Array
@@ -17,6 +17,9 @@ from igpo_jax.rl.objectives import LossSums
 from igpo_jax.training.optimizers import OptimizerSettings
 from igpo_jax.training.state import TrainState, compile_update
 from igpo_jax.training.update import descend
+
+#: Rule for a trace that does not fit -> the name that ``data.pipeline.encode_examples`` has for it.
+LONG_COMPLETIONS = {"drop": "drop", "cut": "keep", "error": "error"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,8 @@ class SftSettings:
     batch_size: int = 2048  #: rows per update (4 a device x 8 accumulated x 64 devices)
     micro_batches: int = 1  #: parts that gradients are accumulated over
     minimum_mask: float = 1e-3  #: eps of the forward process: p = (1 - eps) t + eps
+    completion_length: int = 0  #: tokens of a completion, EOS included; 0 = the sampler's length
+    long_completions: str = "drop"  #: a trace that does not fit: drop it, cut it at the end (both counted), or error
     logprob_chunk: int = 64  #: completion positions projected onto the vocabulary at a time
     log_every: int = 10  #: steps between two rows of metrics
     lora: LoraSettings = LoraSettings()  #: rank 0 trains every parameter
@@ -35,9 +40,15 @@ class SftSettings:
     )  #: AdamW and its schedule
 
     def __post_init__(self) -> None:
-        """Raises UserError for counts that do not divide."""
+        """Raises UserError for counts that do not divide, and an unknown rule."""
+        check_choice("sft.long_completions", self.long_completions, LONG_COMPLETIONS)
         if self.steps < 0 or self.batch_size < 1 or self.micro_batches < 1:
             raise UserError("steps must be at least 0, batch_size and micro_batches at least 1")
+        if self.completion_length < 0:
+            raise UserError(
+                f"sft.completion_length is {self.completion_length}, expected a number of tokens, or 0 for the "
+                "sampler's length"
+            )
         if self.batch_size % self.micro_batches:
             raise UserError(
                 f"micro_batches is {self.micro_batches}, which does not divide batch_size {self.batch_size}"
