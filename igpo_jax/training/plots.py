@@ -7,7 +7,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,90 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from igpo_jax.training.metrics import Row, read_metrics
+from igpo_jax.training.subjects import PERCENT, SUBJECTS, Subject, evaluation_labels, kind_of, metrics_of
 
 # Okabe and Ito's palette, which stays apart under the common colour blindnesses.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_PERCENT = 100.0
 _INSIDE = "judge_seconds"
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """One picture: what it shows and from which rows."""
-
-    name: str  # file name without ".png"
-    title: str
-    ylabel: str
-    stage: str  # "sft", "rl" (every stage that is neither SFT nor evaluation) or "eval"
-    series: tuple[tuple[str, str], ...] = ()  # (regular expression of metric names, label; empty = the name itself)
-    scale: float = 1.0
-    stacked: bool = False
-    log: bool = False
-
-
-SUBJECTS = (
-    Subject("sft_loss", "SFT loss", "loss [nats per token]", "sft", (("loss", "loss"),)),
-    Subject("reward", "Reward of the batch that is learnt from", "mean reward", "rl", (("reward", "reward"),)),
-    Subject(
-        "training_accuracy",
-        "Plain samples during training, before any hint",
-        "pass@k [%]",
-        "rl",
-        ((r"pass_at_\d+", ""), ("no_answer", "without an answer")),
-        _PERCENT,
-    ),
-    Subject(
-        "all_wrong",
-        "Groups in which every sample is wrong",
-        "share of groups [%]",
-        "rl",
-        (("all_wrong_before", "before the second batch"), ("all_wrong_after", "after it")),
-        _PERCENT,
-    ),
-    Subject(
-        "rescue",
-        "What inpainting changes",
-        "count per step",
-        "rl",
-        (
-            ("all_wrong_groups", "all-wrong groups"),
-            ("rescued_groups", "rescued groups"),
-            ("replaced_rows", "replaced samples"),
-        ),
-    ),
-    Subject(
-        "entropy",
-        "Entropy of the tokens learnt from",
-        "entropy [nats]",
-        "rl",
-        (
-            ("entropy_generated", "generated"),
-            ("entropy_hint", "hint"),
-            ("entropy_hint_kept", "hint, after the entropy filter"),
-        ),
-    ),
-    Subject(
-        "clip_fraction",
-        "Clipped share",
-        "tokens [%]",
-        "rl",
-        (("clip_low", "below the range"), ("clip_high", "above the range")),
-        _PERCENT,
-    ),
-    Subject(
-        "hint_gap",
-        "What hints in view add to generated tokens",
-        "log-prob [nats per token]",
-        "rl",
-        (("hint_logp_gap", "with hints in view minus without"),),
-    ),
-    Subject("kl", "KL to the reference", "KL estimate [nats]", "rl", (("kl", "KL"),)),
-    Subject("gradient_norm", "Gradient norm before the clip", "norm", "rl", (("grad_norm", "norm"),), log=True),
-    Subject("length", "Completion length", "tokens", "rl", (("completion_length", "up to the first EOS"),)),
-    Subject("evaluation", "Held-out questions", "pass@k [%]", "eval", ((r"pass_at_\d+", ""),), _PERCENT),
-    Subject("evaluation_length", "Completion length on held-out questions", "tokens", "eval", (("mean_length", ""),)),
-    Subject("time", "Time of a step by phase", "seconds", "rl", ((r".+_seconds", ""),), stacked=True),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,38 +66,18 @@ def _save(figure: Figure, path: pathlib.Path, dpi: int) -> pathlib.Path:
     return path
 
 
-def _kind(stage: str) -> str:
-    if stage == "eval" or stage.endswith("/eval"):
-        return "eval"
-    return stage if stage == "sft" else "rl"
-
-
 def _curves(subject: Subject, rows: Sequence[Row]) -> list[_Curve]:
     """Every metric of the subject that has at least one finite value, one curve a stage."""
-    mine = [row for row in rows if _kind(row.stage) == subject.stage]
+    mine = [row for row in rows if kind_of(row.stage) == subject.stage]
     groups = {"": mine}
     if subject.stage == "rl":
         groups = {stage: [row for row in mine if row.stage == stage] for stage in dict.fromkeys(r.stage for r in mine)}
     curves = []
     for stage, members in groups.items():
-        for metric, label in _metrics(subject, members):
+        for metric, label in metrics_of(subject, members):
             prefix = f"{stage}: " if len(groups) > 1 else ""
             curves.append(_curve(prefix + label, metric, subject, members))
     return [curve for curve in curves if np.isfinite(curve.y).any()]
-
-
-def _metrics(subject: Subject, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    names = dict.fromkeys(name for row in rows for name in row.values)
-    found = []
-    for pattern, label in subject.series:
-        found += [(name, label or _readable(name)) for name in names if re.fullmatch(pattern, name)]
-    return found
-
-
-def _readable(metric: str) -> str:
-    if match := re.fullmatch(r"pass_at_(\d+)", metric):
-        return f"pass@{match[1]}"
-    return metric.removesuffix("_seconds").replace("_", " ")
 
 
 def _curve(label: str, metric: str, subject: Subject, rows: Sequence[Row]) -> _Curve:
@@ -197,8 +97,8 @@ def _draw(axes: Axes, subject: Subject, curves: Sequence[_Curve], rows: Sequence
     else:
         _lines(axes, curves)
     if subject.stage == "eval":
-        _intervals(axes, [row for row in rows if _kind(row.stage) == "eval"], curves)
-        _label_evaluations(axes, [row for row in rows if _kind(row.stage) == "eval"])
+        _intervals(axes, [row for row in rows if kind_of(row.stage) == "eval"], curves)
+        _label_evaluations(axes, evaluation_labels(rows))
     else:
         axes.set_xlabel("update" if subject.stage == "sft" else "step (one rollout)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
@@ -206,8 +106,11 @@ def _draw(axes: Axes, subject: Subject, curves: Sequence[_Curve], rows: Sequence
     axes.set_ylabel(subject.ylabel)
     if subject.log and all((curve.y[np.isfinite(curve.y)] > 0).all() for curve in curves):
         axes.set_yscale("log")
-    elif subject.scale == _PERCENT and axes.get_ylim()[1] > 30:
+    elif subject.scale == PERCENT and axes.get_ylim()[1] > 30:
         axes.set_ylim(0, 100)
+        # A curve at 0 or 100% shows its whole width and its markers.
+        for line in axes.lines:
+            line.set_clip_on(False)
     elif not subject.log:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.spines[["top", "right"]].set_visible(False)
@@ -257,13 +160,13 @@ def _intervals(axes: Axes, rows: Sequence[Row], curves: Sequence[_Curve]) -> Non
     if points:
         x, low, high = np.array(points, float).T
         bars: Callable[..., object] = axes.vlines if len(x) < 3 else axes.fill_between
-        bars(x, low * _PERCENT, high * _PERCENT, color=_COLOURS[0], alpha=0.18, label="95% interval of pass@1")
+        bars(x, low * PERCENT, high * PERCENT, color=_COLOURS[0], alpha=0.18, label="95% interval of pass@1")
 
 
-def _label_evaluations(axes: Axes, rows: Sequence[Row]) -> None:
-    every = max(1, math.ceil(len(rows) / 10))
-    axes.set_xticks(range(0, len(rows), every), [str(row.step) for row in rows[::every]])
-    axes.set_xlabel("evaluation, at this step of its stage")
+def _label_evaluations(axes: Axes, labels: Sequence[str]) -> None:
+    every = max(1, math.ceil(len(labels) / 8))
+    axes.set_xticks(range(0, len(labels), every), labels[::every])
+    axes.set_xlabel("evaluation, after this stage or step")
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from igpo_jax.training import plots
 from igpo_jax.training.metrics import MetricsLog, Row
+from igpo_jax.training.subjects import SUBJECTS, evaluation_labels
 
 RL = {
     "reward": 0.5,
@@ -25,6 +27,8 @@ RL = {
     "kl": 0.001,
     "grad_norm": 1.5,
     "completion_length": 33.0,
+    "hint_ratio": 0.4,
+    "learning_rate": 1e-4,
     "rollout_seconds": 4.0,
     "update_seconds": 2.0,
 }
@@ -55,7 +59,7 @@ def full_run(tmp_path_factory):
 
 def test_every_subject_is_drawn_once_and_the_overview_last(full_run):
     written = plots.plot_run(full_run)
-    assert names(written) == {subject.name for subject in plots.SUBJECTS} | {"overview"}
+    assert names(written) == {subject.name for subject in SUBJECTS} | {"overview"}
     assert written[-1].name == "overview.png"
     assert all(path.parent == full_run / "plots" for path in written)
     for path in written:
@@ -78,7 +82,7 @@ def test_an_empty_run_draws_nothing(tmp_path):
 
 
 def subject(name):
-    return next(s for s in plots.SUBJECTS if s.name == name)
+    return next(s for s in SUBJECTS if s.name == name)
 
 
 def test_values_reach_the_curves_scaled_and_in_order():
@@ -105,14 +109,31 @@ def test_evaluations_of_all_stages_share_one_axis():
     assert (one.label, sixteen.label) == ("pass@1", "pass@16")
 
 
+def drawn(name, rows):
+    axes = Figure().add_subplot()
+    plots._draw(axes, subject(name), plots._curves(subject(name), rows), rows)
+    return axes
+
+
+def test_evaluations_are_named_after_the_stage_before_them():
+    stages = [("eval", 0), ("sft", 10), ("eval", 10), ("igpo/eval", 5), ("igpo", 5), ("igpo", 9), ("eval", 9)]
+    rows = [Row(stage, step, 0.0, {"pass_at_1": 0.5}) for stage, step in stages]
+    assert evaluation_labels(rows) == ["start", "sft", "igpo 5", "igpo"]
+    assert [tick.get_text() for tick in drawn("evaluation", rows).get_xticklabels()] == evaluation_labels(rows)
+
+
+def test_a_curve_at_the_top_is_not_cut():
+    rows = [Row("igpo", n, 0.0, {"all_wrong_before": 1.0, "all_wrong_after": 0.5}) for n in (1, 2)]
+    axes = drawn("all_wrong", rows)
+    assert axes.get_ylim() == (0, 100) and not any(line.get_clip_on() for line in axes.lines)
+
+
 def test_phases_are_whatever_ends_in_seconds():
     curves = plots._curves(subject("time"), [Row("igpo", 1, 0.0, {"judge_seconds": 1.0, "reward": 2.0})])
     assert [curve.label for curve in curves] == ["judge"]
 
 
 def test_judging_is_drawn_inside_the_phases_and_not_on_top():
-    from matplotlib.figure import Figure
-
     rows = [Row("igpo", n, 0.0, {"judge_seconds": 1.0, "rollout_seconds": 4.0}) for n in (1, 2)]
     axes = Figure().add_subplot()
     plots._draw(axes, subject("time"), plots._curves(subject("time"), rows), rows)
