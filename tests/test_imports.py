@@ -14,6 +14,7 @@ BASE = {"errors", "settings"}
 ALLOWED = {
     "parallel": set(),
     "pages": set(),
+    "rewriting": {"data", "rewards", "pages"},
     "rewards": set(),
     "data": set(),
     "models": {"parallel"},
@@ -23,9 +24,9 @@ ALLOWED = {
     "training": {"parallel", "models", "diffusion", "rewards", "data", "rl", "convert", "pages"},
 }
 ALLOWED["configs"] = ALLOWED["training"] | {"training"}
-ALLOWED["commands"] = ALLOWED["configs"] | {"configs"}
+ALLOWED["commands"] = ALLOWED["configs"] | {"configs", "rewriting"}
 
-WITHOUT_JAX = {"rewards", "data", "pages"}
+WITHOUT_JAX = {"rewards", "data", "pages", "rewriting"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NNX_HOME = "igpo_jax/models/flax_adapter.py"
 

@@ -62,6 +62,7 @@ class Progress:
       start: steps already done before this process began.
       stream: where to print; standard output by default.
       clock: seconds on a clock that never goes back.
+      unit: what is counted.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Progress:
         start: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        unit: str = "step",
     ) -> None:
         self.total = total
+        self._unit = unit
         self.label = label
         self._stream = stream or sys.stdout
         self._clock = clock
@@ -102,7 +105,7 @@ class Progress:
         if last_time <= first_time or last_step <= first_step:
             return ""
         rate = (last_step - first_step) / (last_time - first_time)
-        speed = f"{rate:.2f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
+        speed = f"{rate:.2f} {self._unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{self._unit}"
         return f"{speed}, {format_duration((self.total - step) / rate)} left"
 
     def elapsed(self) -> float:
