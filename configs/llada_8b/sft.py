@@ -1,7 +1,7 @@
 """Length-aligned SFT of LLaDA-8B-Instruct (arXiv 2509.10396, Table 2): rewritten OpenR1-Math traces, 100 epochs.
 
 2,048 rows an update, peak rate 5e-6 after 200 updates of warmup, down to 1e-6 over the last tenth; 94,000 rows make
-4,590 updates. Traces of up to 1,023 tokens are learnt, longer ones are dropped and counted. ``original`` is the ablation
+4,590 updates. Traces of up to 1,023 tokens are learnt, longer ones dropped and counted. ``original`` is the ablation
 of Figure 6: the traces as they were, cut where 4,096 tokens of prompt and completion end.
 
 Launch (the model folder and the data are described in docs/reproducing.md):
