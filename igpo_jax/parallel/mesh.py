@@ -59,6 +59,23 @@ def make_mesh(settings: MeshSettings | None = None, devices: Sequence[jax.Device
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
 
 
+def check_processes(mesh: Mesh) -> None:
+    """Raises UserError where several processes would hold the same rows, or processes hold unequal numbers of them."""
+    groups = np.asarray(mesh.devices).reshape(-1, mesh.shape["tensor"])
+    owners = [{device.process_index for device in group} for group in groups]
+    local = len(mesh.local_devices)
+    if any(len(owner) > 1 for owner in owners):
+        raise UserError(
+            f"mesh.tensor is {mesh.shape['tensor']}, which spreads one row over several processes of {local} devices; "
+            f"choose a mesh.tensor whose devices lie in one process"
+        )
+    shares = {sum(owner == {process} for owner in owners) for process in set().union(*owners)}
+    if len(shares) > 1 or len(set().union(*owners)) != jax.process_count():
+        raise UserError(
+            f"the processes have unequal shares of the mesh ({sorted(shares)} row shards); give each as many devices"
+        )
+
+
 def usable_cores() -> int:
     """Number of CPU cores this process may really use: its affinity, cut by the container's quota (cgroup 1 or 2)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -155,6 +155,22 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def local_rows(tree: Any) -> Any:
+    """The rows of batch-split arrays that this process passed to ``shard_batch``, as numpy arrays, in that order.
+
+    Nothing is exchanged: a process reads what lies on its own devices.
+    """
+
+    def fetch(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return np.asarray(leaf)
+        # Devices of one tensor group hold the same rows.
+        parts = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(fetch, tree)
+
+
 def to_host(tree: Any) -> Any:
     """Every leaf as a whole numpy array, also where this process holds only some of its shards."""
 

@@ -31,7 +31,7 @@ def bucket_sizes(largest: int, multiple: int, levels: int = 4) -> tuple[int, ...
     return tuple(reversed(sizes))
 
 
-def pack(needs: Sequence[int], sizes: Sequence[int]) -> list[Pack]:
+def pack(needs: Sequence[int], sizes: Sequence[int], places: int = 0) -> list[Pack]:
     """Sorts rows by the forwards they need and cuts them into programs.
 
     A lockstep batch pays for its slowest row, so rows of like need travel together: the expensive programs first.
@@ -39,16 +39,19 @@ def pack(needs: Sequence[int], sizes: Sequence[int]) -> list[Pack]:
     Args:
       needs: forwards each row needs.
       sizes: program sizes, ascending.
+      places: rows to make room for where they are more than ``needs``: processes that sample together launch the same
+        programs, whichever of them has the most rows.
 
     Returns:
-      Packs that hold every row once.
+      Packs that hold every row once; number and sizes depend on the count of rows (or places) alone.
     """
     order = [int(row) for row in np.argsort(-np.asarray(needs), kind="stable")]
+    places = max(places, len(order))
     packs = []
-    while order:
-        size = next((s for s in sizes if s >= len(order)), sizes[-1])
+    while places > 0:
+        size = next((s for s in sizes if s >= places), sizes[-1])
         packs.append(Pack(tuple(order[:size]), size))
-        order = order[size:]
+        order, places = order[size:], places - size
     return packs
 
 

@@ -1,7 +1,9 @@
 """Requests for completions, packed into compiled denoising calls whose results are judged while the next one runs."""
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 from igpo_jax.diffusion import denoise, noise
 from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.models import llada
-from igpo_jax.parallel import sharding
+from igpo_jax.parallel import processes, sharding
 from igpo_jax.rl import packing
 
 Decode = Callable[[Sequence[int]], str]
@@ -39,10 +41,10 @@ class SamplingCost:
     """Counts of one sampling phase, for throughput and for what lockstep batches waste."""
 
     programs: int = 0
-    rows: int = 0
+    rows: int = 0  # requests of this process
     forwards: int = 0  # denoising forwards run, summed over programs
-    row_forwards_paid: int = 0  # rows of the program x its forwards
-    row_forwards_needed: int = 0  # what each row alone would have needed
+    row_forwards_paid: int = 0  # this process's rows of the program x its forwards
+    row_forwards_needed: int = 0  # what each row of this process alone would have needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,23 @@ class SamplerContext:
         return packing.bucket_sizes(self.rows_per_program, self.mesh.shape["data"] * self.mesh.shape["fsdp"])
 
 
+@dataclasses.dataclass(frozen=True)
+class Launched:
+    """The programs of one sampling phase: those under way, and those still to be launched."""
+
+    requests: Requests
+    under_way: tuple["Program", ...]
+    rest: Iterator["Program"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled call of the denoising loop, on its way."""
+
+    rows: np.ndarray  # (n,) numbers of this process's requests in it, at most its places
+    result: denoise.Denoised  # of all processes' rows
+
+
 def sample(
     policy: llada.Policy,
     requests: Requests,
@@ -70,6 +89,9 @@ def sample(
     consume: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> tuple[Samples, SamplingCost]:
     """Samples every request; rows with like needs share a program, finished programs are consumed one call late.
+
+    Several processes each pass their own requests, of which they may have different numbers; the programs are common
+    to all of them, and each gets its own rows back.
 
     Args:
       policy: parameters in compute dtype.
@@ -82,66 +104,91 @@ def sample(
     Returns:
       The samples in the order of the requests, and the counts.
     """
-    tokens = np.zeros_like(requests.hints)
-    reveal_step = np.zeros_like(requests.hints)
+    programs = _programs(policy, requests, context, purpose, step)
+    return finish(Launched(requests, (), programs), consume)
+
+
+def launch(
+    policy: llada.Policy, requests: Requests, context: SamplerContext, purpose: str, step: int, ahead: int
+) -> Launched:
+    """Launches the first ``ahead`` programs of a phase and returns at once; ``finish`` takes what this returns.
+
+    Other arguments as for ``sample``. The parameters must stay alive until then: an update may not be given them.
+    """
+    programs = _programs(policy, requests, context, purpose, step)
+    return Launched(requests, tuple(itertools.islice(programs, ahead)), programs)
+
+
+def finish(
+    launched: Launched, consume: Callable[[np.ndarray, np.ndarray], None] | None = None
+) -> tuple[Samples, SamplingCost]:
+    """Waits for every program of a phase; ``consume`` and the result are those of ``sample``."""
+    tokens = np.zeros_like(launched.requests.hints)
+    reveal_step = np.zeros_like(launched.requests.hints)
     cost = SamplingCost()
-    for rows, result in _one_behind(_launch(policy, requests, context, purpose, step)):
+    for program in _one_behind(launched.rest, launched.under_way):
+        rows, result = program.rows, program.result
         count = len(rows)
-        tokens[rows] = sharding.to_host(result.tokens)[:count]
-        reveal_step[rows] = sharding.to_host(result.reveal_step)[:count]
+        # Every read comes before the host's own work: what this process reads, it reads off its own devices.
+        tokens[rows] = sharding.local_rows(result.tokens)[:count]
+        reveal_step[rows] = sharding.local_rows(result.reveal_step)[:count]
         forwards = int(result.forwards)
         cost.programs += 1
         cost.rows += count
         cost.forwards += forwards
-        cost.row_forwards_paid += result.tokens.shape[0] * forwards
-        cost.row_forwards_needed += int(sharding.to_host(result.steps_needed)[:count].sum())
-        if consume is not None:
+        cost.row_forwards_paid += result.tokens.shape[0] // jax.process_count() * forwards
+        cost.row_forwards_needed += int(sharding.local_rows(result.steps_needed)[:count].sum())
+        if consume is not None and count:
             consume(rows, tokens[rows])
     return Samples(tokens, reveal_step), cost
 
 
-def _launch(
+def _programs(
     policy: llada.Policy, requests: Requests, context: SamplerContext, purpose: str, step: int
-) -> Iterator[tuple[np.ndarray, denoise.Denoised]]:
-    """Yields (request numbers, result still on its way) for every program, in order."""
+) -> Iterator[Program]:
+    """Launches every program, in order, as it is asked for the next one; the same ones on all processes."""
     sampler = context.sampler
     needs = packing.forwards_needed(requests.hints < 0, sampler.block_length, sampler.steps)
+    sizes = [size // jax.process_count() for size in context.sizes]
+    places = processes.agree_max(len(needs))
     root = jax.random.key(context.seed)
-    for pack in packing.pack(needs.tolist(), context.sizes):
-        rows = np.asarray(pack.rows)
+    for pack in packing.pack(needs.tolist(), sizes, places):
+        rows = np.asarray(pack.rows, np.int64)
         inputs = _padded(requests, rows, pack.size, context.model.config.eos_token_id)
         prompt_tokens, prompt_mask, hints, row_ids = sharding.shard_batch(inputs, context.mesh)
         keys = noise.row_keys(root, purpose, step, row_ids)
-        yield (
-            rows,
-            denoise.denoise(
-                policy,
-                context.model,
-                sampler,
-                prompt_tokens,
-                prompt_mask,
-                noise.KeyNoise(keys),
-                hints=hints,
-                temperature=sampler.temperature,
-            ),
+        result = denoise.denoise(
+            policy,
+            context.model,
+            sampler,
+            prompt_tokens,
+            prompt_mask,
+            noise.KeyNoise(keys),
+            hints=hints,
+            temperature=sampler.temperature,
         )
+        yield Program(rows, result)
 
 
 def _padded(requests: Requests, rows: np.ndarray, size: int, filler: int) -> tuple[np.ndarray, ...]:
-    """The rows of a program; extra rows repeat the first prompt under a canvas full of EOS, so they need no step."""
-    take = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
-    hints = requests.hints[take].copy()
-    hints[len(rows) :] = filler
-    return requests.prompt_tokens[take], requests.prompt_mask[take], hints, requests.row_ids[take].astype(np.int32)
+    """This process's part of a program; extra rows are a prompt of one token under a canvas full of EOS: no step."""
+    extra = size - len(rows)
+    prompt = np.zeros((extra, requests.prompt_tokens.shape[1]), np.int32)
+    return (
+        np.concatenate([requests.prompt_tokens[rows], prompt]),
+        np.concatenate([requests.prompt_mask[rows], np.arange(prompt.shape[1]) < np.ones((extra, 1))]),
+        np.concatenate([requests.hints[rows], np.full((extra, requests.hints.shape[1]), filler, np.int32)]),
+        np.concatenate([requests.row_ids[rows], np.zeros(extra, np.int64)]).astype(np.int32),
+    )
 
 
-def _one_behind(items: Iterator[Any]) -> Iterator[Any]:
+def _one_behind(items: Iterator[Any], under_way: Iterable[Any] = ()) -> Iterator[Any]:
     """Starts item n+1 before handing out item n, so that the host works while the device does."""
-    waiting: list[Any] = []
+    waiting = collections.deque(under_way)
     for item in items:
         waiting.append(item)
         if len(waiting) > 1:
-            yield waiting.pop(0)
+            yield waiting.popleft()
     yield from waiting
 
 

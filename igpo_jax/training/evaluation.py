@@ -3,14 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
+from igpo_jax.parallel import processes
 from igpo_jax.rewards.pool import JudgePool
 from igpo_jax.rewards.verdict import Verdict
 from igpo_jax.rl import sampling
 from igpo_jax.rl.batch import completion_mask
+from igpo_jax.rl.judging import Judging
 from igpo_jax.rl.rollout import Question
 from igpo_jax.training import statistics
 
@@ -114,17 +117,10 @@ def answer(
     Returns:
       The R completions in the order of the requests, and what they cost.
     """
-    verdicts: list[Verdict] = [Verdict(False, None, "not judged", False)] * len(golds)
-    texts: list[str] = [""] * len(golds)
     eos = context.model.config.eos_token_id
-
-    def consume(rows: np.ndarray, tokens: np.ndarray) -> None:
-        written = sampling.texts_of(tokens, eos, decode)
-        found = judge.judge([(golds[row], text) for row, text in zip(rows, written, strict=True)])
-        for row, text, verdict in zip(rows, written, found, strict=True):
-            texts[row], verdicts[row] = text, verdict
-
-    result, cost = sampling.sample(policy, requests, context, "evaluate", 0, consume)
+    with Judging(judge, golds, decode, eos) as judging:
+        result, cost = sampling.sample(policy, requests, context, "evaluate", 0, judging.submit)
+        texts, verdicts = judging.collect()
     ended = (result.tokens == eos).any(axis=1)
     lengths = completion_mask(result.tokens, eos).sum(axis=1)
     answered = [
@@ -144,28 +140,34 @@ def evaluate(
     decode: sampling.Decode,
     judge: JudgePool,
 ) -> Evaluation:
-    """Answers and judges every question.
+    """Answers and judges every question; several processes share them and get the same result.
 
     Args:
       policy: parameters in compute dtype.
-      questions: held-out questions.
+      questions: held-out questions, all of them on every process.
       samples: completions per question.
       context: model, sampler (with the evaluation's temperature), mesh, program size and seed.
       decode: ids to text.
       judge: the worker pool.
     """
-    asked = [q for q in questions for _ in range(samples)]
+    # Each process answers its part of the questions; the last ones may have fewer, or none.
+    share = -(-len(questions) // jax.process_count())
+    first = min(jax.process_index() * share, len(questions))
+    asked = [q for q in questions[first : first + share] for _ in range(samples)]
+    shown = asked or [questions[0]]
     requests = sampling.Requests(
-        np.stack([q.prompt_tokens for q in asked]),
-        np.stack([q.prompt_mask for q in asked]),
+        np.stack([q.prompt_tokens for q in shown])[: len(asked)],
+        np.stack([q.prompt_mask for q in shown])[: len(asked)],
         np.full((len(asked), context.sampler.length), -1, np.int32),
-        np.arange(len(asked)),
+        np.arange(len(asked)) + first * samples,
     )
     answered, cost = answer(policy, requests, [q.gold for q in asked], context, decode, judge)
-    correct = np.array([each.verdict.correct for each in answered]).reshape(-1, samples)
+    mine = [[each.verdict.correct, each.verdict.answer is None, each.length] for each in answered]
+    rows = [row for part in processes.gather_values(mine) for row in part]
+    correct = np.array([row[0] for row in rows]).reshape(-1, samples)
     return Evaluation(
         correct=tuple(tuple(bool(c) for c in row) for row in correct),
-        no_answer=float(np.mean([each.verdict.answer is None for each in answered])),
-        mean_length=float(np.mean([each.length for each in answered])),
+        no_answer=float(np.mean([row[1] for row in rows])),
+        mean_length=float(np.mean([row[2] for row in rows])),
         forwards=cost.forwards,
     )
