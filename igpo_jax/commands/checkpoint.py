@@ -28,6 +28,7 @@ class RunHabits:
     sampler: Sampler  # at the temperature of the run's evaluations
     hints: HintSettings
     chat: str  # whether prompts went through the tokenizer's chat template: "auto" or "never"
+    samples: int = 1  # completions per question in the run's evaluations
 
 
 def read_habits(folder: pathlib.Path) -> RunHabits:
@@ -46,6 +47,7 @@ def read_habits(folder: pathlib.Path) -> RunHabits:
         sampler=dataclasses.replace(sampler, temperature=temperature),
         hints=settings_lib.from_config_dict(HintSettings, hints, f"{path}: rl.hints"),
         chat=values.get("tokenizer", {}).get("chat", "auto"),
+        samples=int(values.get("evaluation", {}).get("samples", 1)),
     )
 
 
@@ -108,6 +110,49 @@ class Opened:
             raise
 
 
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """A checkpoint without its weights: what is small enough to be read before anything else is decided."""
+
+    path: pathlib.Path
+    kind: str  # "model", "run" or "hf"
+    config: llada.ModelConfig
+    tokenizer: Tokenizer | None
+    run: RunHabits | None  # where the checkpoint is a training run
+
+
+def read_outline(path: str) -> Outline:
+    """Reads everything of a checkpoint but its weights.
+
+    Raises:
+      UserError: there is no checkpoint, or a file of it is damaged or does not fit the others.
+    """
+    folder = pathlib.Path(path)
+    kind = source.kind_of(folder)
+    run = read_habits(folder) if kind == "run" else None
+    config = runs.Run(folder).config if run else load_config(folder)
+    return Outline(folder, kind, config, _tokenizer(folder, config, run), run)
+
+
+def load_policy(outline: Outline, dtype: str, mesh: jax.sharding.Mesh | None) -> tuple[llada.Policy, llada.Model]:
+    """Loads the weights in the compute dtype, onto the mesh or the first device.
+
+    Args:
+      outline: of the checkpoint.
+      dtype: "float32", "bfloat16", or "auto": bfloat16 where all weights are stored so, else float32.
+      mesh: where they go.
+
+    Raises:
+      UserError: the weights are damaged or missing.
+    """
+    _, params, _ = source.load_model(outline.path, mesh, None if dtype == "auto" else dtype)
+    if dtype == "auto":
+        halves = all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
+        dtype = "bfloat16" if halves else "float32"
+    model = llada.Model(outline.config, llada.Compute(dtype=dtype))
+    return jax.tree.map(lambda leaf: leaf.astype(model.dtype), llada.Policy(params)), model
+
+
 def open_checkpoint(path: str, *, dtype: str = "auto", tensor: int = 1, text: bool = True) -> Opened:
     """Opens an imported model, a Hugging Face folder or a run directory.
 
@@ -120,22 +165,13 @@ def open_checkpoint(path: str, *, dtype: str = "auto", tensor: int = 1, text: bo
     Raises:
       UserError: there is no checkpoint, it is damaged, lacks a tokenizer that is needed, or cannot be shared so.
     """
-    folder = pathlib.Path(path)
-    kind = source.kind_of(folder)
-    run = read_habits(folder) if kind == "run" else None
-    config = runs.Run(folder).config if run else load_config(folder)
-    tokenizer = _tokenizer(folder, config, run)
-    if text and tokenizer is None:
-        raise _no_tokenizer(folder)
-    mesh = _mesh(config, tensor)
+    outline = read_outline(path)
+    if text and outline.tokenizer is None:
+        raise _no_tokenizer(outline.path)
+    mesh = _mesh(outline.config, tensor)
     # The weights come last: whatever is wrong with the rest is said before gigabytes are read.
-    _, params, _ = source.load_model(folder, mesh, None if dtype == "auto" else dtype)
-    if dtype == "auto":
-        halves = all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
-        dtype = "bfloat16" if halves else "float32"
-    model = llada.Model(config, llada.Compute(dtype=dtype))
-    policy = jax.tree.map(lambda leaf: leaf.astype(model.dtype), llada.Policy(params))
-    return Opened(folder, policy, model, tokenizer, run, mesh)
+    policy, model = load_policy(outline, dtype, mesh)
+    return Opened(outline.path, policy, model, outline.tokenizer, outline.run, mesh)
 
 
 def _has_tokens(tokenizer: Tokenizer, word: str) -> bool:
@@ -162,13 +198,18 @@ def _tokenizer(folder: pathlib.Path, config: llada.ModelConfig, run: RunHabits |
     return load_tokenizer(place, run.chat) if run and run.chat != "auto" else tokenizer
 
 
+def check_tensor(config: llada.ModelConfig, tensor: int) -> None:
+    """Raises UserError where the model's matrices cannot be divided over ``tensor`` devices."""
+    for name in ("n_kv_heads", "mlp_hidden_size", "embedding_size"):
+        if getattr(config, name) % tensor:
+            raise UserError(f"--tensor is {tensor}, but the model's {name} is {getattr(config, name)}; give a divisor")
+
+
 def _mesh(config: llada.ModelConfig, tensor: int) -> jax.sharding.Mesh | None:
     if tensor == 1:
         return None
     devices = jax.devices()
     if not 1 <= tensor <= len(devices):
         raise UserError(f"--tensor is {tensor}, but there are {len(devices)} devices; give 1 to {len(devices)}")
-    for name in ("n_kv_heads", "mlp_hidden_size", "embedding_size"):
-        if getattr(config, name) % tensor:
-            raise UserError(f"--tensor is {tensor}, but the model's {name} is {getattr(config, name)}; give a divisor")
+    check_tensor(config, tensor)
     return make_mesh(MeshSettings(data=1, fsdp=1, tensor=tensor), devices[:tensor])
