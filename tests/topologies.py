@@ -26,6 +26,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 def far_mesh(name: str, shape: tuple[int, int, int]) -> jax.sharding.Mesh:
     """A (data, fsdp, tensor) mesh of "h100" GPUs of one node, or of a TPU topology such as "v5e:2x2"."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     if name == "h100":
         count = shape[0] * shape[1] * shape[2]
         layout = f"1x1x{count}"
