@@ -7,16 +7,20 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from igpo_jax.data.tokenizers import Tokenizer
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models import llada
+from igpo_jax.parallel import clock, processes
 from igpo_jax.rewards.formats import format_terms
 from igpo_jax.rewards.pool import JudgePool
 from igpo_jax.rewards.verdict import Verdict
 from igpo_jax.rl import advantages, hints, sampling
 from igpo_jax.rl.batch import RolloutBatch, completion_mask
+from igpo_jax.rl.judging import Judging
+from igpo_jax.rl.rollout_stats import first_round_stats, hint_stats, replacement_stats
 
 SECOND_BATCHES = ("inpaint", "plain", "none")
 REPLACE_ORDERS = ("random", "first")
@@ -94,7 +98,7 @@ class Round:
 
 @dataclasses.dataclass
 class Rollout:
-    """The outcome of one outer step's sampling, on the host."""
+    """The outcome of one outer step's sampling, on the host: the rows of this process."""
 
     batch: RolloutBatch
     rows: Round  # after replacement, B rows
@@ -102,7 +106,9 @@ class Rollout:
     first_correct: np.ndarray  # (N, G) bool, verdicts before replacement
     second: Round | None  # G rows for each all-wrong group, in the order of the groups; None where none was drawn
     questions: Sequence[Question]
-    stats: dict[str, float]
+    stats: dict[str, float]  # of the rows of all processes
+    seconds: dict[str, float]  # by phase, see clock.Phases; "judge" overlaps the others, "judge_wait" is part of them
+    cost: sampling.SamplingCost  # of both rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,92 +123,107 @@ class RolloutContext:
     judge: JudgePool
 
 
-def collect(policy: llada.Policy, questions: Sequence[Question], step: int, context: RolloutContext) -> Rollout:
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A rollout whose first programs are on their way."""
+
+    policy: llada.Policy
+    questions: Sequence[Question]
+    step: int
+    launched: sampling.Launched
+
+
+def begin(policy: llada.Policy, questions: Sequence[Question], step: int, context: RolloutContext) -> Begun:
+    """Launches the whole plain round of a step and returns at once; arguments as for ``collect``, which goes on."""
+    requests = _first_requests(questions, step, context)
+    launched = sampling.launch(policy, requests, context.sampling, "rollout", step, len(requests.hints))
+    return Begun(policy, questions, step, launched)
+
+
+def collect(
+    policy: llada.Policy, questions: Sequence[Question], step: int, context: RolloutContext, begun: Begun | None = None
+) -> Rollout:
     """One outer step of sampling: a plain round, a second round for the groups that are all wrong, replacement.
 
     Args:
       policy: the current policy in compute dtype.
-      questions: N questions; each gets G completions.
+      questions: this process's N questions, as many as every other's; each gets G completions.
       step: outer step, keys every draw.
       context: settings and helpers.
+      begun: what ``begin`` returned for the same arguments, where the plain round was launched beforehand.
 
     Returns:
-      The rollout with rewards and advantages after replacement.
+      The rollout with rewards and advantages after replacement: this process's rows, statistics of all.
     """
     group_size = context.settings.group_size
-    clock = _Clock()
+    phases = clock.Phases()
     asked = [q for q in questions for _ in range(group_size)]
-    length = context.sampling.sampler.length
-    plain = np.full((len(asked), length), -1, np.int32)
-    row_ids = np.arange(len(asked)) + step * len(asked)
-    first, first_cost = _round(policy, asked, row_ids, plain, np.zeros(len(asked)), "rollout", step, context, clock)
-    clock.lap("rollout_seconds")
+    requests = begun.launched.requests if begun else _first_requests(questions, step, context)
+    with phases.phase("rollout"):
+        first, cost = _round(policy, asked, requests, np.zeros(len(asked)), "rollout", step, context, phases, begun)
     first_correct = first.correct.reshape(-1, group_size)
     wrong = np.flatnonzero(~first_correct.any(axis=1))
     final, second, replaced = first, None, np.zeros(len(asked), bool)
-    stats: dict[str, float] = _first_round_stats(first, first_correct, first_cost)
-    if len(wrong) and context.settings.second_batch != "none":
-        second_ids = row_ids.reshape(-1, group_size)[wrong].reshape(-1)
-        second, second_cost, hint_stats = _second_round(policy, questions, wrong, second_ids, step, context, clock)
-        rng = np.random.default_rng([context.sampling.seed, _PURPOSE_REPLACE, step])
-        final, replaced = replace(first, second, wrong, context.settings, rng)
-        stats |= hint_stats | {"second_forwards": float(second_cost.forwards)}
-        clock.lap("inpaint_seconds")
+    stats = first_round_stats(first.verdicts, first_correct, cost)
+    # The second round is common: no process may skip what another one launches.
+    if context.settings.second_batch != "none" and processes.agree_any(len(wrong) > 0):
+        with phases.phase("inpaint"):
+            second_ids = requests.row_ids.reshape(-1, group_size)[wrong].reshape(-1)
+            second, more, hint_stats = _second_round(policy, questions, wrong, second_ids, step, context, phases)
+            rng = np.random.default_rng([context.sampling.seed, _PURPOSE_REPLACE, step])
+            final, replaced = replace(first, second, wrong, context.settings, rng)
+        stats |= hint_stats | {"second_forwards": float(more.forwards)}
+        cost = cost + more
     batch = _batch(final, asked, context)
-    stats |= _replacement_stats(batch, replaced, wrong, group_size)
-    return Rollout(batch, final, replaced, first_correct, second, questions, stats | clock.laps)
+    stats |= replacement_stats(batch, replaced, wrong, group_size)
+    return Rollout(batch, final, replaced, first_correct, second, questions, stats, phases.seconds, cost)
 
 
 _PURPOSE_REPLACE = 1
 _PURPOSE_HINTS = 2
 
 
-class _Clock:
-    """Splits wall time into laps; time the host spent judging is kept apart."""
+def _first_group(groups: int) -> int:
+    """Number, among those of all processes, of the first of this process's ``groups`` groups."""
+    return processes.my_rows(groups * jax.process_count()).start
 
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {"judge_seconds": 0.0}
-        self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
-        """Ends the running lap under ``name``."""
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
+def _first_requests(questions: Sequence[Question], step: int, context: RolloutContext) -> sampling.Requests:
+    """One empty canvas for every completion; rows are numbered through all processes and all steps."""
+    asked = [q for q in questions for _ in range(context.settings.group_size)]
+    everyone = len(asked) * jax.process_count()
+    row_ids = np.arange(len(asked)) + processes.my_rows(everyone).start + step * everyone
+    return _requests(asked, np.full((len(asked), context.sampling.sampler.length), -1, np.int32), row_ids)
+
+
+def _requests(asked: Sequence[Question], canvas: np.ndarray, row_ids: np.ndarray) -> sampling.Requests:
+    tokens, mask = np.stack([q.prompt_tokens for q in asked]), np.stack([q.prompt_mask for q in asked])
+    return sampling.Requests(tokens, mask, canvas, row_ids)
 
 
 def _round(
     policy: llada.Policy,
     asked: Sequence[Question],
-    row_ids: np.ndarray,
-    canvas: np.ndarray,
+    requests: sampling.Requests,
     ratios: np.ndarray,
     purpose: str,
     step: int,
     context: RolloutContext,
-    clock: _Clock,
+    phases: clock.Phases,
+    begun: Begun | None = None,
 ) -> tuple[Round, sampling.SamplingCost]:
-    """Samples and judges one completion for every entry of ``asked`` under its canvas of hints."""
+    """Samples and judges one completion for every entry of ``asked``; each program is judged while the next runs."""
     eos = context.sampling.model.config.eos_token_id
-    texts: list[str] = [""] * len(asked)
-    verdicts: list[Verdict] = [Verdict(False, None, "not judged", False)] * len(asked)
-
-    def judge(rows: np.ndarray, tokens: np.ndarray) -> None:
+    with Judging(context.judge, [q.gold for q in asked], context.tokenizer.decode, eos) as judging:
+        if begun:
+            samples, cost = sampling.finish(begun.launched, judging.submit)
+        else:
+            samples, cost = sampling.sample(policy, requests, context.sampling, purpose, step, judging.submit)
         start = time.perf_counter()
-        new = sampling.texts_of(tokens, eos, context.tokenizer.decode)
-        found = context.judge.judge([(asked[row].gold, text) for row, text in zip(rows, new, strict=True)])
-        for row, text, verdict in zip(rows, new, found, strict=True):
-            texts[row], verdicts[row] = text, verdict
-        clock.laps["judge_seconds"] += time.perf_counter() - start
-
-    requests = sampling.Requests(
-        np.stack([q.prompt_tokens for q in asked]),
-        np.stack([q.prompt_mask for q in asked]),
-        canvas,
-        row_ids,
-    )
-    samples, cost = sampling.sample(policy, requests, context.sampling, purpose, step, judge)
-    return Round(samples.tokens, samples.reveal_step, canvas >= 0, texts, verdicts, ratios), cost
+        texts, verdicts = judging.collect()
+    phases.add("judge", judging.seconds)
+    phases.add("judge_wait", time.perf_counter() - start)
+    return Round(samples.tokens, samples.reveal_step, requests.hints >= 0, texts, verdicts, ratios), cost
 
 
 def _second_round(
@@ -212,17 +233,21 @@ def _second_round(
     row_ids: np.ndarray,
     step: int,
     context: RolloutContext,
-    clock: _Clock,
+    phases: clock.Phases,
 ) -> tuple[Round, sampling.SamplingCost, dict[str, float]]:
-    """G more completions for each all-wrong group, hinted or plain."""
-    group_size = context.settings.group_size
-    asked = [questions[n] for n in wrong for _ in range(group_size)]
-    if context.settings.second_batch == "plain":
-        canvas = np.full((len(asked), context.sampling.sampler.length), -1, np.int32)
-        second, cost = _round(policy, asked, row_ids, canvas, np.zeros(len(asked)), "second", step, context, clock)
-        return second, cost, {}
-    canvas, ratios, stats = hint_canvases(questions, wrong, step, context)
-    second, cost = _round(policy, asked, row_ids, canvas, ratios, "inpaint", step, context, clock)
+    """G more completions for each all-wrong group, hinted or plain; a process without such a group takes part idly."""
+    asked = [questions[n] for n in wrong for _ in range(context.settings.group_size)]
+    canvas = np.full((len(asked), context.sampling.sampler.length), -1, np.int32)
+    ratios, purpose, stats = np.zeros(len(asked)), "second", dict[str, float]()
+    if context.settings.second_batch == "inpaint":
+        canvas, ratios, stats = hint_canvases(questions, wrong, step, context)
+        purpose = "inpaint"
+    # Without a row of its own a process still names the prompts' width.
+    shown = _requests(asked or questions[:1], canvas, row_ids)
+    requests = dataclasses.replace(
+        shown, prompt_tokens=shown.prompt_tokens[: len(asked)], prompt_mask=shown.prompt_mask[: len(asked)]
+    )
+    second, cost = _round(policy, asked, requests, ratios, purpose, step, context, phases)
     return second, cost, stats
 
 
@@ -232,36 +257,30 @@ def hint_canvases(
     """Hints for every completion of the all-wrong groups, each with a ratio of its own.
 
     Args:
-      questions: N questions.
-      wrong: numbers of the all-wrong groups.
-      step: outer step; with the question's place it keys the draws.
+      questions: this process's N questions.
+      wrong: numbers of the all-wrong groups among them.
+      step: outer step; with the question's place in the whole step it keys the draws.
       context: settings.
 
     Returns:
-      Canvases (W x G, C) int32 with -1 where free, ratios (W x G,), and means of what was placed.
+      Canvases (W x G, C) int32 with -1 where free, ratios (W x G,), and means of what all processes placed.
     """
-    length = context.sampling.sampler.length
-    canvases, ratios, dropped, visible = [], [], [], []
+    placed: list[tuple[hints.Hints, Question]] = []
+    before = _first_group(len(questions))
     for number in wrong:
         question = questions[number]
-        rng = np.random.default_rng([context.sampling.seed, _PURPOSE_HINTS, step, int(number)])
+        rng = np.random.default_rng([context.sampling.seed, _PURPOSE_HINTS, step, before + int(number)])
         for ratio in hints.draw_ratios(rng, context.settings.group_size, context.hint_settings):
-            placed = hints.place_hints(
+            length = context.sampling.sampler.length
+            one = hints.place_hints(
                 question.trace_tokens, question.protected, length, float(ratio), rng, context.hint_settings
             )
-            canvases.append(placed.canvas)
-            ratios.append(float(ratio))
-            dropped.append(placed.chunks_dropped)
-            shown = placed.trace_placed(len(question.trace_tokens))
-            visible.append(hints.value_visible(question.trace_text, question.trace_offsets, question.gold, shown))
-    canvas = np.stack(canvases)
-    stats = {
-        "hint_ratio": float(np.mean(ratios)),
-        "hint_share_of_canvas": float(np.mean(canvas >= 0)),
-        "hint_chunks_dropped": float(np.mean(dropped)),
-        "hint_value_visible": float(np.mean(visible)),
-    }
-    return canvas, np.array(ratios), stats
+            placed.append((one, question))
+    canvas = np.full((len(placed), context.sampling.sampler.length), -1, np.int32)
+    for row, (one, _) in enumerate(placed):
+        canvas[row] = one.canvas
+    ratios = np.array([one.ratio for one, _ in placed], np.float64)
+    return canvas, ratios, hint_stats(placed)
 
 
 def replace(
@@ -280,18 +299,27 @@ def replace(
       The mixed round and (B,) bool marks of the replaced rows.
     """
     group_size = settings.group_size
-    # The tolerance is for products like 0.58 x 50, which floating point puts just below the whole number.
-    limit = int(np.floor(settings.replace_fraction * group_size + 1e-9))
+    # Which is swapped for which is drawn over the groups of all processes, in order, by all of them alike.
+    everyone = processes.gather_values(second.correct.reshape(-1, group_size).tolist())
+    before = sum(len(part) for part in everyone[: jax.process_index()])
+    drawn = [_choose(np.flatnonzero(good), settings, rng) for part in everyone for good in part]
     source = np.full(len(first.verdicts), -1)
     for place, group in enumerate(wrong):
-        good = np.flatnonzero(second.correct[place * group_size : (place + 1) * group_size])
-        count = min(len(good), limit)
-        chosen = np.sort(rng.choice(good, count, replace=False)) if count else good[:0]
-        slots = np.arange(count)
-        if settings.replace_order == "random":
-            slots = np.sort(rng.choice(group_size, count, replace=False))
+        slots, chosen = drawn[before + place]
         source[group * group_size + slots] = place * group_size + chosen
     return _mix(first, second, source), source >= 0
+
+
+def _choose(good: np.ndarray, settings: RolloutSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """For one group: places of the originals that go, and the correct completions that come, both ascending."""
+    # The tolerance is for products like 0.58 x 50, which floating point puts just below the whole number.
+    limit = int(np.floor(settings.replace_fraction * settings.group_size + 1e-9))
+    count = min(len(good), limit)
+    chosen = np.sort(rng.choice(good, count, replace=False)) if count else good[:0]
+    slots = np.arange(count)
+    if settings.replace_order == "random":
+        slots = np.sort(rng.choice(settings.group_size, count, replace=False))
+    return slots, chosen
 
 
 def _mix(first: Round, second: Round, source: np.ndarray) -> Round:
@@ -327,6 +355,7 @@ def reward_of(text: str, correct: bool, settings: RewardSettings) -> float:
 def _batch(rows: Round, asked: Sequence[Question], context: RolloutContext) -> RolloutBatch:
     """The device-ready arrays of a finished round."""
     group_size = context.settings.group_size
+    groups = len(asked) // group_size
     rewards = np.array(
         [reward_of(t, v.correct, context.rewards) for t, v in zip(rows.texts, rows.verdicts, strict=True)], np.float32
     )
@@ -339,35 +368,5 @@ def _batch(rows: Round, asked: Sequence[Question], context: RolloutContext) -> R
         rewards=rewards,
         correct=rows.correct,
         advantages=advantages.group_advantages(rewards, group_size),
-        group_id=np.repeat(np.arange(len(asked) // group_size, dtype=np.int32), group_size),
+        group_id=np.repeat(np.arange(groups, dtype=np.int32) + np.int32(_first_group(groups)), group_size),
     )
-
-
-def _first_round_stats(first: Round, correct: np.ndarray, cost: sampling.SamplingCost) -> dict[str, float]:
-    """What the plain round says about the policy."""
-    return {
-        "pass_at_1": float(correct.mean()),
-        "all_wrong_before": float((~correct.any(axis=1)).mean()),
-        "all_right_before": float(correct.all(axis=1).mean()),
-        "rollout_forwards": float(cost.forwards),
-        "judge_timeouts": float(sum(v.timed_out for v in first.verdicts)),
-        "no_answer": float(np.mean([v.answer is None for v in first.verdicts])),
-    }
-
-
-def _replacement_stats(
-    batch: RolloutBatch, replaced: np.ndarray, wrong: np.ndarray, group_size: int
-) -> dict[str, float]:
-    """What replacement changed, and what the update will see."""
-    correct = np.asarray(batch.correct).reshape(-1, group_size)
-    by_group = replaced.reshape(-1, group_size)
-    rescued = int(by_group[wrong].any(axis=1).sum()) if len(wrong) else 0
-    return {
-        "reward": float(np.mean(batch.rewards)),
-        "all_wrong_after": float((~correct.any(axis=1)).mean()),
-        "all_wrong_groups": float(len(wrong)),
-        "rescued_groups": float(rescued),
-        "replaced_rows": float(replaced.sum()),
-        "zero_spread_groups": float(advantages.zero_spread(np.asarray(batch.rewards), group_size).sum()),
-        "completion_length": float(np.asarray(batch.completion_mask).sum(axis=1).mean()),
-    }

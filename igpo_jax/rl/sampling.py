@@ -46,6 +46,11 @@ class SamplingCost:
     row_forwards_paid: int = 0  # this process's rows of the program x its forwards
     row_forwards_needed: int = 0  # what each row of this process alone would have needed
 
+    def __add__(self, other: "SamplingCost") -> "SamplingCost":
+        """The counts of two phases together."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return SamplingCost(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplerContext:

@@ -83,7 +83,8 @@ class RlLoop:
         score_seconds, clock = time.perf_counter() - clock, time.perf_counter()
         for _ in range(self._settings.inner_updates):
             state, metrics = self._update(state, batch)
-        values = gathered.stats | _pass_at(gathered.first_correct) | score_values | floats(metrics)
+        values = gathered.stats | {f"{name}_seconds": spent for name, spent in gathered.seconds.items()}
+        values |= _pass_at(gathered.first_correct) | score_values | floats(metrics)
         values |= {"score_seconds": score_seconds, "update_seconds": time.perf_counter() - clock}
         if self._settings.save_rollouts_every and (step + 1) % self._settings.save_rollouts_every == 0:
             rollout_log.save(

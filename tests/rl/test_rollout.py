@@ -214,7 +214,7 @@ def test_stats_of_a_rollout(monkeypatch):
     assert {name: out.stats[name] for name in expected} == pytest.approx(expected)
     assert all(isinstance(value, float) for value in out.stats.values())
     assert all(np.isfinite(value) and value >= 0 for value in out.stats.values())
-    assert {"rollout_seconds", "inpaint_seconds", "judge_seconds"} <= set(out.stats)
+    assert {"rollout", "inpaint", "judge", "judge_wait"} <= set(out.seconds)
 
 
 def test_official_rewards():

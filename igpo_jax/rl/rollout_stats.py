@@ -1,0 +1,79 @@
+"""What a rollout says about the policy, over the rows of all processes; the same numbers on each of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from igpo_jax.parallel import processes
+from igpo_jax.rewards.verdict import Verdict
+from igpo_jax.rl import advantages, hints
+from igpo_jax.rl.batch import RolloutBatch
+from igpo_jax.rl.sampling import SamplingCost
+
+
+def first_round_stats(verdicts: Sequence[Verdict], correct: np.ndarray, cost: SamplingCost) -> dict[str, float]:
+    """What the plain round says about the policy; ``correct`` is (N, G) bool, the verdicts N x G."""
+    marks = np.array([[v.timed_out, v.answer is None] for v in verdicts])
+    timed_out, no_answer = processes.gather_rows(marks).T
+    correct = processes.gather_rows(correct)
+    return {
+        "pass_at_1": float(correct.mean()),
+        "all_wrong_before": float((~correct.any(axis=1)).mean()),
+        "all_right_before": float(correct.all(axis=1).mean()),
+        "rollout_forwards": float(cost.forwards),
+        "judge_timeouts": float(timed_out.sum()),
+        "no_answer": float(no_answer.mean()),
+    }
+
+
+def hint_stats(placed: Sequence[tuple[hints.Hints, Any]]) -> dict[str, float]:
+    """Means over the hints that all processes placed, given those of this one with their questions."""
+    mine = [
+        [
+            float(one.ratio),
+            float(np.mean(one.canvas >= 0)),
+            float(one.chunks_dropped),
+            float(
+                hints.value_visible(
+                    question.trace_text,
+                    question.trace_offsets,
+                    question.gold,
+                    one.trace_placed(len(question.trace_tokens)),
+                )
+            ),
+        ]
+        for one, question in placed
+    ]
+    rows = [row for part in processes.gather_values(mine) for row in part]
+    names = ("hint_ratio", "hint_share_of_canvas", "hint_chunks_dropped", "hint_value_visible")
+    return {name: float(np.mean(values)) for name, values in zip(names, zip(*rows, strict=True), strict=False)}
+
+
+def replacement_stats(
+    batch: RolloutBatch, replaced: np.ndarray, wrong: np.ndarray, group_size: int
+) -> dict[str, float]:
+    """What replacement changed, and what the update will see.
+
+    Args:
+      batch: this process's B rows.
+      replaced: (B,) bool.
+      wrong: (W,) numbers of its groups that were all wrong.
+      group_size: G.
+    """
+    all_wrong = np.zeros(len(replaced) // group_size, bool)
+    all_wrong[wrong] = True
+    groups = [np.asarray(batch.correct).reshape(-1, group_size).any(axis=1), all_wrong]
+    groups.append(all_wrong & replaced.reshape(-1, group_size).any(axis=1))
+    right_after, all_wrong, rescued = processes.gather_rows(np.stack(groups, axis=1)).T
+    rewards = processes.gather_rows(batch.rewards)
+    lengths = processes.gather_rows(np.asarray(batch.completion_mask).sum(axis=1))
+    return {
+        "reward": float(np.mean(rewards)),
+        "all_wrong_after": float((~right_after).mean()),
+        "all_wrong_groups": float(all_wrong.sum()),
+        "rescued_groups": float(rescued.sum()),
+        "replaced_rows": float(processes.gather_rows(replaced).sum()),
+        "zero_spread_groups": float(advantages.zero_spread(rewards, group_size).sum()),
+        "completion_length": float(lengths.mean()),
+    }
