@@ -52,11 +52,16 @@ _PAPER_COMPLETION = r"""<reasoning>
 \boxed{{answer}}
 </answer>"""
 
+# The zero-shot instruction of OpenCompass's MATH set (math_0shot_gen_11c4b5), in which LLaDA's authors evaluate.
+_BOXED_PROMPT = r"""{question}
+Please reason step by step, and put your final answer within \boxed{}."""
+
 TEMPLATES = {
     template.name: template
     for template in (
         Template("plain", "{question}", "{reasoning}\n#### {answer}"),
         Template("paper", _PAPER_PROMPT, _PAPER_COMPLETION),
+        Template("boxed", _BOXED_PROMPT, "{reasoning}\n\\boxed{{answer}}"),
     )
 }
 
