@@ -1,0 +1,1 @@
+"""Reports: what runs logged, as one self-contained HTML page."""

@@ -1,0 +1,94 @@
+"""Runs side by side: those that differ in their seed alone are one group; what groups differ in is listed."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from igpo_jax import settings
+from igpo_jax.reporting.runs import RunFolder
+from igpo_jax.training.metrics import is_wall_clock
+from igpo_jax.training.plots import kind_of
+
+#: Where a computation ran, how it was cut up and what was kept says nothing about what was learnt.
+_LAYOUT = ("mesh.", "checkpoints.", "cpu_devices", "judge.workers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs of one configuration, a seed each."""
+
+    label: str
+    runs: tuple[RunFolder, ...]
+
+
+def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
+    """Groups runs whose configurations are equal but for the seed, in the order of their first runs.
+
+    Runs with equal seeds stay apart: two of them are no seeds of one experiment. So do runs without a config.json.
+    """
+    groups: list[list[RunFolder]] = []
+    for run in runs:
+        home = next((group for group in groups if _belongs(run, group)), None)
+        if home is None:
+            groups.append([run])
+        else:
+            home.append(run)
+    return [Group(_label(group), tuple(group)) for group in groups]
+
+
+def _belongs(run: RunFolder, group: Sequence[RunFolder]) -> bool:
+    same = bool(run.config) and _without_seed(run) == _without_seed(group[0])
+    return same and run.seed not in {other.seed for other in group}
+
+
+def _without_seed(run: RunFolder) -> str:
+    return json.dumps({name: value for name, value in run.config.items() if name != "seed"}, sort_keys=True)
+
+
+def _label(runs: Sequence[RunFolder]) -> str:
+    return runs[0].label if len(runs) == 1 else f"{runs[0].label} ({len(runs)} seeds)"
+
+
+def different_settings(groups: Sequence[Group]) -> list[tuple[str, list[Any]]]:
+    """(field, its value in every group) for each field that is not the same in all; seeds only among single runs."""
+    configs = [group.runs[0].config for group in groups]
+    if not all(configs):
+        return []
+    paths: dict[str, None] = {}
+    for config in configs[1:]:
+        paths |= dict.fromkeys(path for path, _, _ in settings.changed_fields(configs[0], config))
+    found = [path for path in paths if not path.startswith(_LAYOUT)]
+    if any(len(group.runs) > 1 for group in groups):
+        found = [path for path in found if path != "seed"]
+    return [(path, [_value(config, path) for config in configs]) for path in found]
+
+
+def _value(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        if not isinstance(config, dict) or name not in config:
+            return settings.ABSENT
+        config = config[name]
+    return config
+
+
+def missing_metrics(runs: Sequence[RunFolder]) -> dict[str, list[str]]:
+    """Run label -> the metrics that another run has and this one lacks, in the kinds of stages that both have."""
+    kinds = [_names_by_kind(run) for run in runs]
+    missing = {}
+    for run, mine in zip(runs, kinds, strict=True):
+        lacking: dict[str, None] = {}
+        for other in kinds:
+            for kind in mine.keys() & other.keys():
+                lacking |= dict.fromkeys(name for name in other[kind] if name not in mine[kind])
+        if lacking:
+            missing[run.label] = sorted(lacking)
+    return missing
+
+
+def _names_by_kind(run: RunFolder) -> dict[str, set[str]]:
+    """Metrics logged under SFT, RL and evaluation; clocks differ between machines and are left out."""
+    kinds: dict[str, set[str]] = {}
+    for row in run.rows:
+        kinds.setdefault(kind_of(row.stage), set()).update(name for name in row.values if not is_wall_clock(name))
+    return kinds

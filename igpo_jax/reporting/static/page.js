@@ -1,0 +1,7 @@
+// Everything starts here, once the parser has passed the data.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+for (const figure of DATA.figures) drawFigure(figure, DATA.groups, document.getElementById("figures"));
+const browser = document.getElementById("list") ? new Browser(DATA.rollouts, DATA.runs) : null;
+// The mark is set after the first picture of the page is on the screen: that is when it is open.
+requestAnimationFrame(() => setTimeout(() => performance.mark("ready")));
