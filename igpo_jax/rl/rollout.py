@@ -108,7 +108,7 @@ class Rollout:
     questions: Sequence[Question]
     stats: dict[str, float]  # of the rows of all processes
     seconds: dict[str, float]  # by phase, see clock.Phases; "judge" overlaps the others, "judge_wait" is part of them
-    cost: sampling.SamplingCost  # of both rounds
+    cost: sampling.SamplingCost  # of both rounds, of all processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +176,8 @@ def collect(
         cost = cost + more
     batch = _batch(final, asked, context)
     stats |= replacement_stats(batch, replaced, wrong, group_size)
-    return Rollout(batch, final, replaced, first_correct, second, questions, stats, phases.seconds, cost)
+    counts = cost.of_all_processes()
+    return Rollout(batch, final, replaced, first_correct, second, questions, stats, phases.seconds, counts)
 
 
 _PURPOSE_REPLACE = 1

@@ -51,6 +51,12 @@ class SamplingCost:
         names = [field.name for field in dataclasses.fields(self)]
         return SamplingCost(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
+    def of_all_processes(self) -> "SamplingCost":
+        """The counts with the rows of all processes; the programs are common to them."""
+        mine = [self.rows, self.row_forwards_paid, self.row_forwards_needed]
+        rows, paid, needed = (int(total) for total in processes.agree_sum(np.array(mine, np.int64)))
+        return SamplingCost(self.programs, rows, self.forwards, paid, needed)
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplerContext:
