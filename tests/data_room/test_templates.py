@@ -39,6 +39,7 @@ def test_hashes_follow_the_text_and_not_the_name():
     assert {name: template.hash for name, template in TEMPLATES.items()} == {
         "plain": "8bab91c1602d",
         "paper": "338277547f6c",
+        "boxed": "85308bd8c612",
     }
 
 
