@@ -4,16 +4,13 @@ A training state is stored flat, one array per path such as ``policy/params/bloc
 can be compared with what a program expects, and read in part, without knowing the classes that made it.
 """
 
-import contextlib
 import dataclasses
-import gc
+import json
 import logging
 import math
 import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,9 +18,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from igpo_jax.errors import UserError
+from igpo_jax.parallel import processes
 from igpo_jax.training import checkpoint_trees as trees
+from igpo_jax.training.checkpoint_guards import interrupted_later, quiet_coroutines, quiet_failures
+from igpo_jax.training.files import in_words
 
 _log = logging.getLogger(__name__)
+#: Part of the names that Orbax gives to checkpoints until they are whole.
+_TEMPORARY = "orbax-checkpoint-tmp"
+#: Metrics of checkpoints that were saved before they were measured.
+_SCORES = "scores.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Checkpoints:
         self.read_only = read_only
         self._keep = _Keep(self.settings)
         self._current: int | None = None
+        self._needed = 0
         self._prepare()
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -127,7 +132,7 @@ class Checkpoints:
                 f"checkpoint folder {self.directory} is not writable; change its permissions or pass another --workdir"
             )
         for name in names:
-            if "orbax-checkpoint-tmp" in name:
+            if _TEMPORARY in name:
                 _log.warning(
                     "checkpoint %s was never finished (the run was stopped while writing it); it is discarded",
                     self.directory / name,
@@ -143,7 +148,9 @@ class Checkpoints:
                 continue
             if metric is not None:
                 metrics[step] = metric
-        return metrics
+        scores = self.directory / _SCORES
+        later = json.loads(scores.read_text()) if scores.exists() else {}
+        return metrics | {int(step): metric for step, metric in later.items() if int(step) in self.steps()}
 
     def _read_record(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
@@ -160,6 +167,11 @@ class Checkpoints:
         """Returns whether the cluster has announced, to all processes alike, that this job ends now."""
         return bool(self._manager.reached_preemption(step))
 
+    def due(self, step: int, force: bool = False) -> bool:
+        """Returns whether ``save`` would write at ``step``: on schedule or by force, and not twice."""
+        scheduled = bool(self.settings.every) and step % self.settings.every == 0
+        return (force or scheduled) and step != self._current
+
     def save(
         self,
         step: int,
@@ -170,30 +182,48 @@ class Checkpoints:
     ) -> bool:
         """Starts writing ``state`` where a save is due at ``step``; returns whether it did.
 
-        A save is due every ``settings.every`` steps, on preemption, and with ``force``. The device arrays may be
-        donated as soon as this returns. Checkpoints of later steps belong to a future that the run left behind when
-        it resumed before them, and are deleted once this one is on disk.
+        A save is due every ``settings.every`` steps, and with ``force``. The device arrays may be donated as soon as
+        this returns. Checkpoints of later steps belong to a future that the run left behind when it resumed before
+        them, and are deleted once this one is on disk.
+
+        A scheduled save that fails, for want of space or otherwise, is named in a warning: the run can go on, and the
+        checkpoints before it stay.
 
         Args:
           step: updates made so far.
           state: pytree of arrays, typed PRNG keys included.
           extra: JSON values to store beside it; ``device_count`` is added.
           metric: what ``keep_best`` ranks by, greater is better; None or NaN takes no part.
-          force: save whatever the step is.
+          force: save whatever the step is; its failure is an error.
 
         Raises:
-          UserError: where this or the previous save could not be written.
+          UserError: where a forced save could not be written.
         """
         if self.read_only:
             raise UserError(f"checkpoint folder {self.directory} was opened for reading only; open it for writing")
-        due = force or (self.settings.every and step % self.settings.every == 0) or self.preempted(step)
-        if not due or step == self._current:
+        if not self.due(step, force):
             return False
-        self.wait()
+        try:
+            self.wait()
+        except UserError as error:  # of the save before this one, which nobody was waiting for
+            _log.warning("%s", error)
+        try:
+            self._begin(step, state, extra or {}, None if metric is None or math.isnan(metric) else metric)
+        except UserError as error:
+            if force:
+                raise
+            _log.warning("%s; the run goes on and tries again at the next one", error)
+            return False
+        return True
+
+    def _begin(self, step: int, state: Any, extra: dict[str, Any], metric: float | None) -> None:
+        """Starts the write of a checkpoint, if there is room for it."""
+        self._needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        missing = self._needed - self._free()
+        if processes.agree_any(missing > 0):
+            raise self._write_error(step, OSError("the disk is too full"))
         self._current = step
-        if metric is not None and math.isnan(metric):
-            metric = None
-        record = {"metric": metric, "extra": {"device_count": jax.device_count(), **(extra or {})}}
+        record = {"metric": metric, "extra": {"device_count": jax.device_count(), **extra}}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(trees.to_storage(state)), extra=ocp.args.JsonSave(record))
         try:
             if step in self.steps():
@@ -201,11 +231,21 @@ class Checkpoints:
             self._keep.metrics.pop(step, None)
             if metric is not None:
                 self._keep.metrics[step] = metric
-            with _interrupted_later():
+            with interrupted_later():
                 self._manager.save(step, args=args, force=True)
         except OSError as error:
-            raise self._write_error(error) from error
-        return True
+            raise self._failed(error) from error
+
+    def score(self, step: int, metric: float) -> None:
+        """Gives the checkpoint of ``step`` its metric after it was saved; ``keep_best`` ranks by it from then on."""
+        if math.isnan(metric) or step not in self.steps():
+            return
+        self._keep.metrics[step] = metric
+        kept = {str(known): value for known, value in self._keep.metrics.items() if known in self.steps()}
+        if processes.is_main():
+            draft = self.directory / f".{_SCORES}.draft"
+            draft.write_text(json.dumps(kept))
+            draft.replace(self.directory / _SCORES)
 
     def restore(
         self, abstract_state: Any, step: int | None = None, subset: bool = False
@@ -236,7 +276,7 @@ class Checkpoints:
         failures: dict[int, str] = {}
         for candidate in [step] if step is not None else reversed(steps):
             try:
-                with _quiet_coroutines():
+                with quiet_coroutines():
                     arrays, extra = self._restore(candidate, wanted, subset)
             except UserError:
                 raise
@@ -288,20 +328,43 @@ class Checkpoints:
         A Ctrl-C in the meantime takes effect afterwards, a second one at once.
         """
         try:
-            with _interrupted_later(), _quiet_failures():
+            with interrupted_later(), quiet_failures():
                 self._manager.wait_until_finished()
         except Exception as error:  # a background write fails as OSError or as tensorstore's ValueError
-            raise self._write_error(error) from error
+            raise self._failed(error) from error
 
-    def _write_error(self, error: Exception) -> UserError:
+    def _failed(self, error: Exception) -> UserError:
+        """Clears away what a failed save has written; returns what to raise."""
+        failure = self._write_error(self._current, error)
+        self._current = None
+        for path in self.directory.iterdir():
+            if _TEMPORARY in path.name and processes.is_main():
+                path.rmtree(missing_ok=True)
+        self._manager.reload()
+        return failure
+
+    def _write_error(self, step: int | None, error: Exception) -> UserError:
+        missing = self._needed - self._free()
+        advice = "check the free space and the permissions"
+        if missing > 0:
+            advice = (
+                f"it takes {in_words(self._needed)} and {in_words(self._free())} are free, so {in_words(missing)} are "
+                "missing: make room there"
+            )
         return UserError(
-            f"checkpoint of step {self._current} could not be written to {self.directory} ({_first_line(error)}); "
-            "check the free space and the permissions; the checkpoints before it are intact"
+            f"checkpoint of step {step} could not be written to {self.directory} ({_first_line(error)}); "
+            f"{advice}; the checkpoints before it are intact"
         )
+
+    def _free(self) -> float:
+        """Free bytes where the checkpoints go; endless in a bucket."""
+        if "://" in str(self.directory):
+            return math.inf
+        return shutil.disk_usage(str(self.directory)).free
 
     def close(self) -> None:
         """Finishes the save under way and releases Orbax's threads."""
-        with _interrupted_later():
+        with interrupted_later():
             self.wait()
             self._manager.close()
 
@@ -310,56 +373,6 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-@contextlib.contextmanager
-def _quiet_coroutines() -> Iterator[None]:
-    """Drops what Python prints when Orbax abandons the reads beside a failed one; the failure itself is reported."""
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda _: None
-    try:
-        yield
-    finally:
-        gc.collect()
-        sys.unraisablehook = hook
-
-
-@contextlib.contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Puts a Ctrl-C off to the end of the block; a second one takes effect at once.
-
-    Orbax, broken off in the middle, loses the save and leaves threads behind that fail when the interpreter ends.
-    """
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
-        yield
-        return
-    came: list[tuple[int, Any]] = []
-
-    def remember(number: int, frame: Any) -> None:
-        if came:
-            usual(number, frame)
-        came.append((number, frame))
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    if came:
-        usual(*came[0])
-
-
-@contextlib.contextmanager
-def _quiet_failures() -> Iterator[None]:
-    """Drops the traceback that Orbax prints of a failed save before it raises it."""
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _absolute(directory: str | os.PathLike[str]) -> epath.Path:

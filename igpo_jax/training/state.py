@@ -16,14 +16,20 @@ from igpo_jax.parallel import sharding
 from igpo_jax.training.optimizers import optimizer_shardings
 
 
+def _none() -> np.ndarray:
+    return np.zeros((), np.int32)
+
+
 @flax.struct.dataclass
 class TrainState:
     """Parameters under training, optimiser state and, under LoRA, the frozen base beside them."""
 
-    step: jax.Array  # () int32, updates made
+    step: jax.Array  # () int32, updates made or skipped
     trainable: Any  # Params (full fine-tuning) or Adapters (LoRA); float32 master copies
     opt_state: Any  # optax state of ``trainable``
     frozen: Any  # Params under LoRA, None otherwise
+    skipped: Any = dataclasses.field(default_factory=_none)  # () int32, updates skipped: loss or gradient not finite
+    skipped_in_a_row: Any = dataclasses.field(default_factory=_none)  # () int32, those since the last update made
 
 
 def compile_update(
@@ -94,6 +100,5 @@ def create(
         trainable, frozen = jax.tree.map(jnp.copy, params), None
     opt_shardings = optimizer_shardings(optimizer, trainable, shardings)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(trainable)
-    return TrainState(
-        step=sharding.replicate(np.int32(0), mesh), trainable=trainable, opt_state=opt_state, frozen=frozen
-    )
+    step, skipped, skipped_in_a_row = (sharding.replicate(np.int32(0), mesh) for _ in range(3))
+    return TrainState(step, trainable, opt_state, frozen, skipped, skipped_in_a_row)
