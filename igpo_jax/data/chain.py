@@ -97,8 +97,8 @@ def every_word() -> list[Example]:
     examples = []
     for row, (person, things) in enumerate(zip(PEOPLE, itertools.cycle(OBJECTS), strict=False)):
         problem = Problem(100 + 98 * row, tuple((verb, amount) for amount, verb in steps))
-        question = write_question(problem, person, things)
-        examples.append(Example(f"word-{row}", question, str(problem.states[-1]), write_trace(problem), "chain"))
+        question, answer = write_question(problem, person, things), str(problem.states[-1])
+        examples.append(Example(f"word-{row}", question, answer, write_trace(problem), "program:chain"))
     return examples
 
 
@@ -145,7 +145,7 @@ def _split_rows(settings: DataSettings, split: str, owner: dict[tuple[int, ...],
     for row in range(rows):
         length = lengths[row % len(lengths)]
         problem, question = _new_question(rng, length, split, owner, seen)
-        example = Example(f"{split}-{row}", question, str(problem.states[-1]), write_trace(problem), "chain")
+        example = Example(f"{split}-{row}", question, str(problem.states[-1]), write_trace(problem), "program:chain")
         wrong = verify(example.question, example.reasoning, example.answer)
         if wrong:
             raise UserError(f"chain row {example.id} is wrong: {wrong}; please report it with the seed {settings.seed}")

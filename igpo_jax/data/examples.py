@@ -6,20 +6,30 @@ from decimal import Decimal, InvalidOperation
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
+#: ``trace_source`` of a row without a worked solution.
+NO_TRACE = "none"
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
     """One row of text. Every field is plain ``str``; no field is ever evaluated or rendered as markup."""
 
-    #: Unique inside its data set, made of the source and the row, e.g. ``train-17``.
+    #: Unique inside its data set: the row's own id, or made of the source and the row, e.g. ``train-17``.
     id: str
     question: str
-    #: The gold answer alone, without thousands commas, e.g. ``1080``.
+    #: The answer as a completion states it, alone and without thousands commas, e.g. ``1080`` or ``(44+35)+19``.
     answer: str
     #: The worked solution without its final answer line; empty where the source has none.
     reasoning: str
-    #: Where the solution came from, e.g. ``gsm8k``, ``chain`` or the name of a rewriting model.
+    #: Who wrote the solution, ``KIND:NAME``: ``human:gsm8k``, ``teacher:deepseek-r1``, ``rewritten:MODEL``,
+    #: ``program:chain``; ``none`` without a solution. A user's file may hold any other text.
     trace_source: str
+    #: What the judge holds completions against; empty here means ``answer``. Countdown's puzzle, for example.
+    gold: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.gold:
+            object.__setattr__(self, "gold", self.answer)
 
 
 def numbers_in(text: str) -> list[Decimal]:

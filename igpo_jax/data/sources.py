@@ -1,139 +1,43 @@
-"""Reads question files: JSON lines with their line numbers, GSM8K's answer format, and the division into splits."""
+"""From parsed rows to splits: the division by question, and the rules for rows that cannot or should not be used."""
 
 import collections
-import dataclasses
 import hashlib
-import json
-import os
 import pathlib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from igpo_jax.data.examples import Example, answer_in_trace
+from igpo_jax.data.files import file_sha256 as file_sha256
+from igpo_jax.data.files import read_json_lines as read_json_lines
+from igpo_jax.data.files import read_rows
+from igpo_jax.data.files import require_file as require_file
+from igpo_jax.data.fingerprints import public_homes
+from igpo_jax.data.parsers import Parsed
+from igpo_jax.data.parsers import parse_gsm8k as parse_gsm8k
+from igpo_jax.data.parsers import parse_row as parse_row
+from igpo_jax.data.parsers import plain_answer as plain_answer
 from igpo_jax.data.settings import DataSettings
 from igpo_jax.errors import UserError
 
-_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-_GROUPED_NUMBER = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
-_ANSWER_LINE = "####"
+#: Turns one object into text, or into the reason for which the row is dropped; the second argument says where it
+#: stands, for error messages.
+Parser = Callable[[dict[str, Any], str], Parsed | str]
 
-
-@dataclasses.dataclass(frozen=True)
-class Parsed:
-    """The text of one row before it is given to a split."""
-
-    question: str
-    answer: str
-    reasoning: str
-    trace_source: str
-
-
-#: Turns one JSON object into text; the second argument says where it stands, for error messages.
-Parser = Callable[[dict[str, Any], str], Parsed]
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Returns the sha256 of a file as 64 hexadecimal digits."""
-    with pathlib.Path(path).open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def require_file(path: pathlib.Path, hint: str) -> pathlib.Path:
-    """Returns ``path``; raises `UserError` with ``hint`` as the next thing to try where it is not a file."""
-    if not path.is_file():
-        raise UserError(f"the data file {path} does not exist; {hint}")
-    return path
-
-
-def read_json_lines(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
-    """Returns (place, object) for every line of ``path`` that is not blank; a place reads ``FILE line N``.
-
-    Raises:
-        UserError: the file is not UTF-8, a line is not a JSON object, or there is no line at all.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    # Not splitlines(): JSON text may hold U+2028 and the like, which would cut a row in two.
-    lines = [(f"{path} line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise UserError(f"{path} holds no rows; expected one JSON object per line")
-    return [(place, _json_object(line, place)) for place, line in lines]
-
-
-def _json_object(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not JSON ({error}); expected one object per line") from None
-    if not isinstance(row, dict):
-        raise UserError(f'{place} holds a {type(row).__name__}, expected an object like {{"question": ..., ...}}')
-    return row
-
-
-def text_field(row: dict[str, Any], field: str, place: str) -> str:
-    """Returns a field as text without outer blanks; a number is written out.
-
-    Raises:
-        UserError: the field is missing, empty, or neither text nor a number.
-    """
-    value = row.get(field)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        found = ", ".join(sorted(row)) or "no field at all"
-        state = "is missing or empty" if value is None or isinstance(value, str) else f"is a {type(value).__name__}"
-        raise UserError(f"{place}: field '{field}' {state}, expected text; the row has {found}")
-    return value.strip()
-
-
-def plain_answer(text: str) -> str:
-    """Returns an answer without outer blanks, and without thousands commas where it is a number: 1,080 is 1080."""
-    answer = text.strip()
-    return answer.replace(",", "") if _GROUPED_NUMBER.fullmatch(answer) else answer
-
-
-def parse_gsm8k(row: dict[str, Any], place: str) -> Parsed:
-    """Splits a GSM8K row: calculator marks ``<<...>>`` go, the last line ``#### n`` becomes the answer.
-
-    Raises:
-        UserError: a field is missing, or the solution has no ``####`` line.
-    """
-    question, solution = text_field(row, "question", place), text_field(row, "answer", place)
-    reasoning, mark, answer = solution.rpartition(_ANSWER_LINE)
-    if not mark or not answer.strip():
-        raise UserError(f"{place}: the answer does not end in a line '#### <number>', but in {solution[-30:]!r}")
-    return Parsed(question, answer.strip().replace(",", ""), _CALCULATOR_MARK.sub("", reasoning).strip(), "gsm8k")
-
-
-def parse_row(row: dict[str, Any], place: str, need_reasoning: bool) -> Parsed:
-    """Reads a user's row: ``question``, ``answer``, ``reasoning`` and, where given, ``trace_source``.
-
-    Raises:
-        UserError: a field is missing; ``reasoning`` may be where ``need_reasoning`` is False.
-    """
-    has_reasoning = need_reasoning or row.get("reasoning") not in (None, "")
-    return Parsed(
-        question=text_field(row, "question", place),
-        answer=plain_answer(text_field(row, "answer", place)),
-        reasoning=text_field(row, "reasoning", place) if has_reasoning else "",
-        trace_source=text_field(row, "trace_source", place) if "trace_source" in row else "file",
-    )
+#: Files by role: sft, rl, test, train (divided between sft and rl) or all (divided between the three).
+Files = Mapping[str, pathlib.Path | Sequence[pathlib.Path]]
 
 
 def read_splits(
-    files: Mapping[str, pathlib.Path], parsers: Mapping[str, Parser], settings: DataSettings
+    files: Files, parsers: Mapping[str, Parser], settings: DataSettings
 ) -> tuple[dict[str, list[Example]], dict[str, Any]]:
     """Reads files into splits ``sft``, ``rl`` and ``test``.
 
     A file called ``sft``, ``rl`` or ``test`` is that split. ``train`` is divided between sft and rl, ``all`` between
     the three, by a hash of the question: the division does not depend on the order of the rows, and rows with the
-    same question stay together.
+    same question stay together. A training row without a solution is for RL only.
 
     Args:
-        files: path by role, a role being one of the five names above.
+        files: paths by role, a role being one of the five names above.
         parsers: the row parser by role.
         settings: fractions, seed, and the rules for bad rows.
 
@@ -141,45 +45,146 @@ def read_splits(
         The splits, and a report of rows read and dropped (JSON values).
 
     Raises:
-        UserError: a file or row is bad, a question is in two splits, or no row is left.
+        UserError: a file or row is bad, an id is used twice, a question is in two splits, or no row is left.
     """
-    splits: dict[str, list[Example]] = {"sft": [], "rl": [], "test": []}
-    homes: dict[str, tuple[str, str]] = {}
-    unsaid: collections.Counter[str] = collections.Counter()
-    shared = 0
-    read = {}
-    for role, path in files.items():
-        rows = read_json_lines(path)
-        read[role] = len(rows)
-        for number, (place, row) in enumerate(rows):
-            parsed = parsers[role](row, place)
-            split = _split_of(role, parsed.question, settings)
-            shared += _is_shared(parsed.question, split, place, homes, settings.on_shared_question)
-            if not answer_in_trace(parsed.reasoning, parsed.answer):
-                unsaid[split] += 1
-                if _drops(parsed, split, place, settings.on_missing_answer):
-                    continue
-            splits[split].append(Example(id=f"{role}-{number}", **dataclasses.asdict(parsed)))
-    if not any(splits.values()):
+    sorter = _Sorter(settings)
+    for role in _in_reading_order(files, settings):
+        sorter.roles.append(role)
+        for number, (place, parsed) in enumerate(_parsed(files[role], parsers[role])):
+            sorter.add(role, number, place, parsed)
+    if not any(sorter.splits.values()):
+        paths = [str(path) for role in files for path in _paths(files[role])]
+        why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorter.dropped.items())
         raise UserError(
-            f"no row of {', '.join(str(path) for path in files.values())} is left: no solution states its answer;"
-            " check the fields, or set data.on_missing_answer to 'keep'"
+            f"no row of {', '.join(paths)} is left ({why}): check the fields; where no solution states its answer,"
+            " data.on_missing_answer 'keep' uses the rows all the same"
         )
-    report = {
-        "read": read,
-        "answer_not_in_trace": dict(unsaid),
-        "on_missing_answer": settings.on_missing_answer,
-        "shared_questions": shared,
-    }
-    return splits, report
+    return sorter.splits, sorter.report()
 
 
-def _split_of(role: str, question: str, settings: DataSettings) -> str:
+def _in_reading_order(files: Files, settings: DataSettings) -> list[str]:
+    # A test question is known before the training row that repeats it, where that row is to be dropped.
+    return sorted(files, key=lambda role: role != "test") if settings.on_shared_question == "drop" else list(files)
+
+
+def _paths(given: pathlib.Path | Sequence[pathlib.Path]) -> Sequence[pathlib.Path]:
+    return [given] if isinstance(given, pathlib.Path) else given
+
+
+def _parsed(paths: pathlib.Path | Sequence[pathlib.Path], parser: Parser) -> Iterator[tuple[str, Parsed | str]]:
+    for path in _paths(paths):
+        for place, row in read_rows(path):
+            yield place, parser(row, place)
+
+
+class _Sorter:
+    """Gives rows to splits one after the other, and counts those that are dropped."""
+
+    def __init__(self, settings: DataSettings):
+        self.settings = settings
+        self.splits: dict[str, list[Example]] = {"sft": [], "rl": [], "test": []}
+        self.roles: list[str] = []
+        self.read: collections.Counter[str] = collections.Counter()
+        self.dropped: collections.Counter[str] = collections.Counter()
+        self.unsaid: collections.Counter[str] = collections.Counter()
+        self.public: collections.Counter[str] = collections.Counter()
+        self.shared = 0
+        self._homes: dict[str, tuple[str, str]] = {}
+        self._ids: dict[str, str] = {}
+
+    def add(self, role: str, number: int, place: str, parsed: Parsed | str) -> None:
+        """Puts one row where it belongs."""
+        self.read[role] += 1
+        if isinstance(parsed, str):
+            self.dropped[parsed] += 1
+            return
+        split = _split_of(role, parsed, self.settings)
+        reason = (
+            self._shared_question(parsed, split, place)
+            or self._public_question(parsed, split, place)
+            or self._trace(parsed, split, place)
+        )
+        if reason:
+            self.dropped[reason] += 1
+            return
+        self.splits[split].append(
+            Example(
+                id=self._id(parsed, role, number, place),
+                question=parsed.question,
+                answer=parsed.answer,
+                reasoning=parsed.reasoning,
+                trace_source=parsed.trace_source,
+                gold=parsed.gold,
+            )
+        )
+
+    def _id(self, parsed: Parsed, role: str, number: int, place: str) -> str:
+        chosen = parsed.id or f"{role}-{number}"
+        first = self._ids.setdefault(chosen, place)
+        if first != place:
+            raise UserError(f"{place}: the id '{chosen}' is already that of {first}; give every row an id of its own")
+        return chosen
+
+    def _shared_question(self, parsed: Parsed, split: str, place: str) -> str:
+        home, first = self._homes.setdefault(_same(parsed.question), (split, place))
+        if home == split:
+            return ""
+        self.shared += 1
+        if self.settings.on_shared_question == "error":
+            raise UserError(
+                f"{place} ({split}) repeats the question of {first} ({home}): {parsed.question[:60]!r}; remove it from"
+                " one of them, or set data.on_shared_question to 'drop' (the training row) or 'keep'"
+            )
+        return "shared_question" if self.settings.on_shared_question == "drop" and split != "test" else ""
+
+    def _public_question(self, parsed: Parsed, split: str, place: str) -> str:
+        names = () if split == "test" else public_homes(parsed.question)
+        self.public.update(names)
+        if not names or self.settings.on_test_overlap == "keep":
+            return ""
+        if self.settings.on_test_overlap == "error":
+            raise UserError(
+                f"{place} ({split}) asks a question of the test set {names[0]}: {parsed.question[:60]!r}; remove it, or"
+                " set data.on_test_overlap to 'drop'"
+            )
+        return "in_a_public_test_set"
+
+    def _trace(self, parsed: Parsed, split: str, place: str) -> str:
+        if not parsed.reasoning:
+            return "no_solution" if split == "sft" else ""
+        if answer_in_trace(parsed.reasoning, parsed.answer):
+            return ""
+        self.unsaid[split] += 1
+        # A test question is judged by its answer alone: dropping it would change what is measured.
+        if split == "test" or self.settings.on_missing_answer == "keep":
+            return ""
+        if self.settings.on_missing_answer == "error":
+            raise UserError(
+                f"{place}: the solution never states its answer '{parsed.answer}'; correct the row, or set"
+                " data.on_missing_answer to 'drop'"
+            )
+        return "answer_not_in_solution"
+
+    def report(self) -> dict[str, Any]:
+        """What was read, dropped and noticed."""
+        return {
+            "read": {role: self.read[role] for role in self.roles},
+            "dropped": dict(self.dropped),
+            "answer_not_in_trace": dict(self.unsaid),
+            "on_missing_answer": self.settings.on_missing_answer,
+            "shared_questions": self.shared,
+            "in_public_test_sets": dict(self.public),
+        }
+
+
+def _split_of(role: str, parsed: Parsed, settings: DataSettings) -> str:
     if role in ("sft", "rl", "test"):
         return role
-    if role == "all" and _share("test", question, settings.seed) < settings.test_fraction:
+    if role == "all" and _share("test", parsed.question, settings.seed) < settings.test_fraction:
         return "test"
-    return "sft" if _share("sft", question, settings.seed) < settings.sft_fraction else "rl"
+    if not parsed.reasoning:
+        return "rl"
+    return "sft" if _share("sft", parsed.question, settings.seed) < settings.sft_fraction else "rl"
 
 
 def _share(purpose: str, question: str, seed: int) -> float:
@@ -189,27 +194,3 @@ def _share(purpose: str, question: str, seed: int) -> float:
 
 def _same(question: str) -> str:
     return " ".join(question.casefold().split())
-
-
-def _is_shared(question: str, split: str, place: str, homes: dict[str, tuple[str, str]], rule: str) -> bool:
-    home, first = homes.setdefault(_same(question), (split, place))
-    if home == split:
-        return False
-    if rule == "error":
-        raise UserError(
-            f"{place} ({split}) repeats the question of {first} ({home}): {question[:60]!r}; remove it from one of"
-            " them, or set data.on_shared_question to 'keep'"
-        )
-    return True
-
-
-def _drops(parsed: Parsed, split: str, place: str, rule: str) -> bool:
-    # A test question is judged by its answer alone: dropping it would change what is measured.
-    if split == "test" or rule == "keep":
-        return False
-    if rule == "error":
-        raise UserError(
-            f"{place}: the solution never states its answer '{parsed.answer}'; correct the row, or set"
-            " data.on_missing_answer to 'drop'"
-        )
-    return True

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from igpo_jax.data.examples import Example
-from igpo_jax.data.settings import DataSettings
+from igpo_jax.data.settings import SPLITS, DataSettings
 from igpo_jax.errors import UserError
 
 
@@ -52,31 +52,49 @@ def open_split(settings: DataSettings, split: str, cache_dir: str | os.PathLike[
     source files, so that a changed file or dial is built anew and an unchanged one is only read.
 
     Args:
-        settings: which data set, and its dials.
+        settings: which data set for which split, and its dials.
         split: the split to open.
-        cache_dir: folder for built data sets and downloads; it is made where it does not exist.
+        cache_dir: folder for built data sets and downloads where ``settings.cache`` names none; made where needed.
 
     Raises:
         UserError: a source file is missing or has a bad row, or the split does not exist or is empty.
     """
-    cache = pathlib.Path(cache_dir)
-    builder, checksums = _built(settings, cache)
-    rows = {name: info.num_examples for name, info in builder.info.splits.items()}
-    names = [name for name in (("sft", "rl") if split == "train" else (split,)) if rows.get(name)]
-    if not names:
+    cache = pathlib.Path(settings.cache or cache_dir)
+    parts, reports = [], []
+    for source, names in _sources(settings, split):
+        builder, checksums = _built(source, cache)
+        rows = {name: info.num_examples for name, info in builder.info.splits.items()}
+        parts += [builder.as_data_source(name) for name in names if rows.get(name)]
+        reports.append({"data_set": source.name, "sha256": checksums, "rows": rows, **builder.info.metadata["report"]})
+    if not parts:
+        rows = reports[0]["rows"]
         found = ", ".join(f"{name} ({count} rows)" for name, count in sorted(rows.items()))
         raise UserError(
-            f"the data set '{settings.name}' has no rows in split '{split}'; it has {found or 'none at all'}"
+            f"the data set '{reports[0]['data_set']}' has no rows in split '{split}'; it has {found or 'none at all'}"
         )
-    report = {"data_set": settings.name, "sha256": checksums, "rows": rows, **builder.info.metadata["report"]}
-    return Split([builder.as_data_source(name) for name in names], report)
+    return Split(parts, reports[0] if len(reports) == 1 else {"parts": reports})
+
+
+def _sources(settings: DataSettings, split: str) -> list[tuple[DataSettings, tuple[str, ...]]]:
+    """The data sets that hold a split, each with the names of its splits; "train" may be made of two."""
+    wanted = ("sft", "rl") if split == "train" else (split,)
+    if wanted[0] not in SPLITS:
+        raise UserError(f"there is no split '{split}'; choose one of {', '.join((*SPLITS, 'train'))}")
+    if settings.place(wanted[0]) == settings.place(wanted[-1]):
+        return [(settings.source(wanted[0]), wanted)]
+    return [(settings.source(name), (name,)) for name in wanted]
 
 
 def _built(settings: DataSettings, cache: pathlib.Path) -> tuple[Any, dict[str, str]]:
     with _quiet():
         from igpo_jax.data.builders import make_builder
 
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the data cache {cache} cannot be written ({error.strerror}); choose another folder"
+            ) from None
         # A builder looks for finished data once, when it is made: before the lock it would miss another run's.
         with _lock(cache / f".{settings.name}.lock"):
             builder, checksums = make_builder(settings, cache)

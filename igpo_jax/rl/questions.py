@@ -20,7 +20,7 @@ def _question(encoded: Encoded, row: int, settings: hints.HintSettings) -> Quest
     return Question(
         id=example.id,
         text=example.question,
-        gold=example.answer,
+        gold=example.gold,
         prompt_tokens=encoded.prompt_tokens[row],
         prompt_mask=encoded.prompt_mask[row],
         trace_text=trace.text,

@@ -10,7 +10,7 @@ import pytest
 
 from igpo_jax.data import DataSettings, chain, open_split
 from igpo_jax.data.builders import gsm8k
-from igpo_jax.data.sources import file_sha256
+from igpo_jax.data.files import file_sha256
 from igpo_jax.errors import UserError
 
 CHAIN = DataSettings(sft_rows=40, rl_rows=20, test_rows=12)
@@ -211,7 +211,7 @@ def test_gsm8k_without_network(tmp_path, monkeypatch):
     # Nothing listens on port 9 of this machine.
     monkeypatch.setattr(gsm8k, "URL", "http://127.0.0.1:9/")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(UserError, match=r"GSM8K could not be downloaded from http.*set data.path to their folder"):
+    with pytest.raises(UserError, match=r"http.*train.jsonl could not be downloaded .*set data.path to a folder with"):
         open_split(DataSettings(name="gsm8k"), "test", tmp_path / "cache")
 
 

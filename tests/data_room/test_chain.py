@@ -118,7 +118,7 @@ def test_draws_use_every_operation():
         ({"test_rows": 0}, "data.test_rows is 0"),
         ({"sft_fraction": 1.5}, "data.sft_fraction is 1.5"),
         ({"on_missing_answer": "ignore"}, "data.on_missing_answer"),
-        ({"on_shared_question": "drop"}, "data.on_shared_question"),
+        ({"on_shared_question": "mix"}, "data.on_shared_question"),
     ],
 )
 def test_settings_are_checked(fields, message):

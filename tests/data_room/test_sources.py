@@ -4,8 +4,10 @@ import pathlib
 import pytest
 
 from igpo_jax.data.examples import answer_in_trace, numbers_in
+from igpo_jax.data.files import read_json_lines
+from igpo_jax.data.parsers import parse_gsm8k, parse_row, plain_answer
 from igpo_jax.data.settings import DataSettings
-from igpo_jax.data.sources import parse_gsm8k, parse_row, plain_answer, read_json_lines, read_splits
+from igpo_jax.data.sources import read_splits
 from igpo_jax.errors import UserError
 
 
@@ -50,7 +52,7 @@ def test_gsm8k_row():
     assert parsed.question == "How many?"
     assert parsed.reasoning == "He has 4*5=20 pens.\nSo $2,000."
     assert parsed.answer == "-2000"
-    assert parsed.trace_source == "gsm8k"
+    assert parsed.trace_source == "human:gsm8k"
 
 
 @pytest.mark.parametrize("answer", ["20", "so 20\n####", "so 20\n####   "])
@@ -63,7 +65,7 @@ def test_user_row():
     row = {"question": "q", "answer": 12, "reasoning": "r", "trace_source": "rewritten", "extra": []}
     assert parse_row(row, "here", need_reasoning=True) == parse_row(row, "there", need_reasoning=False)
     parsed = parse_row({"question": "q", "answer": 0.5}, "here", need_reasoning=False)
-    assert (parsed.answer, parsed.reasoning, parsed.trace_source) == ("0.5", "", "file")
+    assert (parsed.answer, parsed.reasoning, parsed.trace_source) == ("0.5", "", "none")
 
 
 @pytest.mark.parametrize(
