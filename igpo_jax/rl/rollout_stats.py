@@ -67,13 +67,23 @@ def replacement_stats(
     groups.append(all_wrong & replaced.reshape(-1, group_size).any(axis=1))
     right_after, all_wrong, rescued = processes.gather_rows(np.stack(groups, axis=1)).T
     rewards = processes.gather_rows(batch.rewards)
-    lengths = processes.gather_rows(np.asarray(batch.completion_mask).sum(axis=1))
+    repeats, lengths = processes.gather_rows(_repeats(batch)).T
+    zero_spread = advantages.zero_spread(rewards, group_size)
     return {
         "reward": float(np.mean(rewards)),
         "all_wrong_after": float((~right_after).mean()),
         "all_wrong_groups": float(all_wrong.sum()),
         "rescued_groups": float(rescued.sum()),
         "replaced_rows": float(processes.gather_rows(replaced).sum()),
-        "zero_spread_groups": float(advantages.zero_spread(rewards, group_size).sum()),
+        "zero_spread_groups": float(zero_spread.sum()),
+        "zero_spread": float(zero_spread.mean()),
         "completion_length": float(lengths.mean()),
+        "repeated_tokens": float(repeats.sum() / max(1.0, lengths.sum())),
     }
+
+
+def _repeats(batch: RolloutBatch) -> np.ndarray:
+    """(B, 2): tokens of each completion that repeat the one before them, and all of its tokens."""
+    tokens, counted = np.asarray(batch.completion_tokens), np.asarray(batch.completion_mask)
+    repeated = (tokens[:, 1:] == tokens[:, :-1]) & counted[:, 1:]
+    return np.stack([repeated.sum(axis=1), counted.sum(axis=1)], axis=1)

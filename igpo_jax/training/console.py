@@ -28,6 +28,11 @@ def note(text: str, stream: TextIO | None = None) -> None:
     print(text, file=stream or sys.stdout, flush=True)
 
 
+def warn(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line that should not be missed."""
+    note(styled(f"warning: {text}", "yellow", stream), stream)
+
+
 def format_duration(seconds: float) -> str:
     """Returns a duration in at most two units: "0.8s", "42s", "3m 05s", "2h 07m", "4d 03h"."""
     if seconds < 10:

@@ -19,6 +19,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from igpo_jax.errors import UserError
+from igpo_jax.training.trackers import Tracker
 
 FILE = "metrics.jsonl"
 _RESERVED = ("stage", "step", "time")
@@ -49,13 +50,17 @@ class MetricsLog:
     Args:
       directory: the run folder; made if absent.
       tensorboard: whether to write TensorBoard events too.
+      tracker: another service that gets every row, closed with the log; None for none.
 
     Raises:
       UserError: where the file cannot be written, or a line other than the last is damaged.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], tensorboard: bool = True) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], tensorboard: bool = True, tracker: Tracker | None = None
+    ) -> None:
         self.directory = pathlib.Path(directory)
+        self._tracker = tracker
         self._path = self.directory / FILE
         self._tensorboard = tensorboard
         self._writers: dict[str, SummaryWriter] = {}
@@ -112,6 +117,8 @@ class MetricsLog:
         row = Row(stage, int(step), time.time(), {name: float(value) for name, value in values.items()})
         self._file.write(_encode(row))
         self._file.flush()
+        if self._tracker is not None:
+            self._tracker.write(stage, row.step, row.values)
         if self._tensorboard:
             writer = self._writers.get(stage) or self._writers.setdefault(stage, self._writer(stage))
             for name, value in row.values.items():
@@ -136,6 +143,8 @@ class MetricsLog:
         self._file.close()
         for stage in list(self._writers):
             self._close_writer(stage)
+        if self._tracker is not None:
+            self._tracker.close()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -159,6 +168,14 @@ def read_metrics(directory: str | os.PathLike[str]) -> list[Row]:
             raise UserError(f"{path} line {number} is not a row of metrics ({why}); remove that line and try again")
         _log.warning("%s line %d was cut in the middle of writing; it is dropped", path, number)
     return rows
+
+
+def last_steps(directory: str | os.PathLike[str]) -> dict[str, int]:
+    """The largest step logged of every stage."""
+    found: dict[str, int] = {}
+    for row in scan_metrics(directory)[0]:
+        found[row.stage] = max(row.step, found.get(row.stage, row.step))
+    return found
 
 
 def scan_metrics(directory: str | os.PathLike[str]) -> tuple[list[Row], dict[int, str], int]:

@@ -13,7 +13,7 @@ from igpo_jax.models import llada
 from igpo_jax.parallel import sharding
 from igpo_jax.rl import objectives, rollout
 from igpo_jax.rl.batch import RolloutBatch, UpdateBatch
-from igpo_jax.training import console, rollout_log, statistics
+from igpo_jax.training import console, health, metrics, rollout_log, statistics
 from igpo_jax.training import rl as rl_step
 from igpo_jax.training.run import Run
 from igpo_jax.training.stage_state import Stage, StageResult, floats, make_optimizer
@@ -29,6 +29,7 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
         start, state = stage.restore(state)
         for rows in (run.settings.name, f"{run.settings.name}/eval"):
             run.log.truncate(rows, start)
+        stage.watch = _watch(run)
         loop = RlLoop(run, params, optimizer, schedule)
         progress = console.Progress(settings.steps, run.settings.name, start)
         for step in range(start, settings.steps):
@@ -41,6 +42,14 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
         steps = stage.sums.get("steps", 0.0)
         means = {name: stage.sums[name] / steps for name in _TABLE_MEANS} if steps else {}
         return StageResult(merged_params(state), stage.elapsed(), means)
+
+
+def _watch(run: Run) -> health.Monitor:
+    """The watch over the stage's rows, as it stood after those already logged."""
+    watch = health.Monitor(run.settings.health, run.settings.name, run.workdir)
+    rows = metrics.read_metrics(run.workdir)
+    watch.replay([(row.step, row.values) for row in rows if row.stage == run.settings.name])
+    return watch
 
 
 _TABLE_MEANS = ("all_wrong_before", "all_wrong_after", "rescued_groups", "replaced_rows")
@@ -81,10 +90,13 @@ class RlLoop:
         clock = time.perf_counter()
         batch, kept, score_values = self._scored(policy, state, gathered, step)
         score_seconds, clock = time.perf_counter() - clock, time.perf_counter()
+        outcomes = []
         for _ in range(self._settings.inner_updates):
-            state, metrics = self._update(state, batch)
+            state, outcome = self._update(state, batch)
+            outcomes.append(outcome)
         values = gathered.stats | {f"{name}_seconds": spent for name, spent in gathered.seconds.items()}
-        values |= _pass_at(gathered.first_correct) | score_values | floats(metrics)
+        values |= _pass_at(gathered.first_correct) | score_values | floats(outcome)
+        values["ratio_gap"] = _ratio_gap(outcomes[0])
         values |= {"score_seconds": score_seconds, "update_seconds": time.perf_counter() - clock}
         if self._settings.save_rollouts_every and (step + 1) % self._settings.save_rollouts_every == 0:
             rollout_log.save(
@@ -121,6 +133,12 @@ class RlLoop:
         scores = self._run.evaluate(merged_params(state))
         self._run.log.write(f"{self._run.settings.name}/eval", step, scores.metrics())
         return scores.pass_at_1
+
+
+def _ratio_gap(outcome: dict[str, jax.Array]) -> float:
+    """How far the mean probability ratios are from 1 at the first inner update, where old and new are the same."""
+    ratios = [float(outcome[name]) for name in ("ratio", "ratio_generated", "ratio_hint") if name in outcome]
+    return max((abs(ratio - 1.0) for ratio in ratios if ratio == ratio), default=0.0)
 
 
 def _pass_at(correct: np.ndarray) -> dict[str, float]:

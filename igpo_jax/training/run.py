@@ -19,7 +19,8 @@ from igpo_jax.rewards.pool import JudgePool
 from igpo_jax.rl import sampling
 from igpo_jax.rl.questions import questions_of
 from igpo_jax.rl.rollout import Question
-from igpo_jax.training import console, evaluation
+from igpo_jax.training import console, evaluation, metrics, trackers
+from igpo_jax.training.health import HealthSettings
 from igpo_jax.training.metrics import MetricsLog
 from igpo_jax.training.run_settings import ModelSettings, RunSettings
 from igpo_jax.training.sft import LONG_COMPLETIONS
@@ -100,7 +101,7 @@ def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> t
         model=llada.Model(config, settings.compute),
         tokenizer=tokenizer,
         judge=judge,
-        log=MetricsLog(workdir),
+        log=_log(settings, workdir),
         encoded=encoded,
         questions={
             split: questions_of(encoded[split], settings.rl.hints) for split in ("rl", "test") if split in encoded
@@ -108,6 +109,13 @@ def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> t
     )
     _store(run)
     return run, params
+
+
+def _log(settings: RunSettings, workdir: pathlib.Path) -> MetricsLog:
+    """The metrics log, with the tracker that the settings ask for."""
+    known = settings_lib.to_config_dict(settings).to_dict()
+    tracker = trackers.make_tracker(settings.tracker, workdir.name, known, metrics.last_steps(workdir))
+    return MetricsLog(workdir, tracker=tracker)
 
 
 def _needed(settings: RunSettings) -> tuple[str, ...]:
@@ -137,6 +145,8 @@ _MAY_CHANGE = frozenset(
         *("rl.rollout.rows_per_program", "evaluation.rows_per_program", "evaluation.every"),
         *("mesh.data", "mesh.fsdp", "mesh.tensor", "cpu_devices", "compute.remat", "data.path"),
         *("judge.workers", "checkpoints.every", "checkpoints.keep_last", "checkpoints.keep_best"),
+        *(f"health.{field.name}" for field in dataclasses.fields(HealthSettings)),
+        *(f"tracker.{field.name}" for field in dataclasses.fields(trackers.TrackerSettings)),
     }
 )
 

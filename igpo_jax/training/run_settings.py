@@ -13,9 +13,11 @@ from igpo_jax.parallel.mesh import MeshSettings
 from igpo_jax.rewards.pool import JudgeSettings
 from igpo_jax.training.checkpoints import CheckpointSettings
 from igpo_jax.training.evaluation import EvaluationSettings
+from igpo_jax.training.health import HealthSettings
 from igpo_jax.training.optimizers import OptimizerSettings, make_schedule
 from igpo_jax.training.rl import RlSettings
 from igpo_jax.training.sft import SftSettings
+from igpo_jax.training.trackers import TrackerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,8 @@ class RunSettings:
     evaluation: EvaluationSettings = EvaluationSettings()
     judge: JudgeSettings = JudgeSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
+    health: HealthSettings = HealthSettings()
+    tracker: TrackerSettings = TrackerSettings()
 
     def __post_init__(self) -> None:
         """Raises UserError for a name that is no folder name, an unknown template or an impossible length."""

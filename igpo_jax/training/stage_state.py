@@ -9,7 +9,7 @@ import jax
 import optax
 
 from igpo_jax.models import llada
-from igpo_jax.training import console, optimizers
+from igpo_jax.training import console, health, optimizers
 from igpo_jax.training.checkpoints import Checkpoints
 from igpo_jax.training.run import Run
 from igpo_jax.training.state import TrainState
@@ -31,6 +31,7 @@ class Stage:
         self._checkpoints = Checkpoints(run.workdir / "checkpoints" / name, run.settings.checkpoints)
         self._run, self._name, self._total = run, name, total
         self._started = time.perf_counter()
+        self.watch: health.Monitor | None = None
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
 
@@ -48,6 +49,8 @@ class Stage:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the finished row of ``step``: every row of a training stage passes here, once."""
         self._run.log.write(self._name, step, values)
+        for finding in self.watch.observe(step, values) if self.watch else ():
+            console.warn(f"{finding.signature} is {console.format_number(finding.value)}: {finding.advice}")
 
     def add(self, values: dict[str, float]) -> None:
         """Adds to the sums that the final table's means are made of."""
