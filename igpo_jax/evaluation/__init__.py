@@ -1,0 +1,1 @@
+"""Scoring a checkpoint on question sets under a named protocol, reports, and their comparison."""
