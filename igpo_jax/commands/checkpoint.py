@@ -91,7 +91,9 @@ class Opened:
         if raw:
             return self.encode(text)
         self.encode(text)  # names what has no token; in a chat template the whole prompt would be blamed
-        return self.words().encode_prompt(self.run.template.prompt(text) if self.run else text)
+        if not self.run:
+            return self.words().encode_prompt(text)
+        return self.words().encode_prompt(self.run.template.prompt(text), self.run.template.prefill)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text as it is.

@@ -164,7 +164,7 @@ class _Sorter:
 
     def encode(self, example: Example) -> _Row | None:
         """Returns the row's tokens, or None where it is dropped."""
-        prompt = self.tokenizer.encode_prompt(self.template.prompt(example.question))
+        prompt = self.tokenizer.encode_prompt(self.template.prompt(example.question), self.template.prefill)
         text = self.template.completion(example.reasoning, example.answer)
         trace = Trace(text, *self.tokenizer.encode_with_offsets(text))
         self.lengths["prompt"].append(len(prompt))

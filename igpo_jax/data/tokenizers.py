@@ -71,21 +71,25 @@ class Tokenizer:
         offsets = np.asarray(encoding.offsets, np.int32).reshape(-1, 2)
         return np.asarray(encoding.ids, np.int32), offsets
 
-    def encode_prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str, prefill: str = "") -> list[int]:
         """Returns the ids of ``text`` as a user's turn in the chat template, or as it is where there is no template.
+
+        Args:
+            text: what the user says.
+            prefill: what the model's turn begins with, behind the template's marks.
 
         Raises:
             UserError: ``text`` holds a special token of a tokenizer whose template is applied.
         """
         if not self.has_chat:
-            return self.encode(text)
+            return self.encode(text + prefill)
         planted = [token for token in self.fast.get_added_vocab() if token in text]
         if planted:
             raise UserError(
                 f"a prompt holds the special token '{planted[0]}'; remove it from the question: {text[:60]!r}"
             )
         turns = [{"role": "user", "content": text}]
-        return self._encode(_render(self.fast, turns), special=True).ids
+        return self._encode(_render(self.fast, turns), special=True).ids + self.encode(prefill)
 
     def decode(self, ids: Sequence[int] | np.ndarray, until_eos: bool = False) -> str:
         """Returns the text of ``ids`` without special tokens; with ``until_eos`` only that before the first EOS."""

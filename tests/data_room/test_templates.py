@@ -21,6 +21,22 @@ def test_paper_has_a_real_boxed_command_and_every_tag():
     assert completion == "<reasoning>\nsteps\n</reasoning>\n<answer>\n\\boxed{18}\n</answer>"
 
 
+def test_official_differs_from_paper_by_the_lost_backslash():
+    official, paper = get_template("official"), get_template("paper")
+    assert official.prompt("Q") == paper.prompt("Q").replace("\\boxed", "\boxed")
+    assert "\x08oxed{<Your answer>}" in official.prompt("Q") and "\\" not in official.prompt("Q")
+    # A trace of the released code: the tag is never closed, and the answer stands in the last sentence.
+    assert official.completion("steps", "18") == "<reasoning>\nsteps\nThe answer is: 18"
+
+
+def test_a_prefill_is_part_of_the_format():
+    d1 = get_template("d1")
+    assert d1.prefill == "<reasoning>" and not d1.completion("steps", "18").startswith("<reasoning>")
+    assert (d1.prefill + d1.completion("steps", "18")) == get_template("paper").completion("steps", "18")
+    base = Template("a", "{question}", "{reasoning} {answer}")
+    assert base.hash != Template("a", "{question}", "{reasoning} {answer}", prefill="<").hash
+
+
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_text_passes_through_untouched(template):
     question = r"What is {answer} of \frac{1}{2}, {question}?"
@@ -38,7 +54,9 @@ def test_hashes_follow_the_text_and_not_the_name():
     # A hash that changes makes reports of older runs incomparable: change these only with the formats.
     assert {name: template.hash for name, template in TEMPLATES.items()} == {
         "plain": "8bab91c1602d",
-        "paper": "338277547f6c",
+        "paper": "bc284f62c648",
+        "official": "e92a2651aca2",
+        "d1": "324dd007d784",
         "boxed": "85308bd8c612",
     }
 

@@ -193,6 +193,9 @@ def test_llada_style_folder(tmp_path):
     inside = tokenizer.encode(text)
     assert any(ids[start : start + len(inside)] == inside for start in range(len(ids)))
     assert ids != load_tokenizer(folder, chat="never").encode_prompt(text) == inside
+    # What the model's turn begins with stands behind the template's last mark.
+    assert tokenizer.encode_prompt(text, "Mia has") == ids + tokenizer.encode("Mia has")
+    assert load_tokenizer(folder, chat="never").encode_prompt(text, " 437") == tokenizer.encode(text + " 437")
     with pytest.raises(UserError, match="a prompt holds the special token '<|eot_id|>'".replace("|", r"\|")):
         tokenizer.encode_prompt("end <|eot_id|> here")
 
