@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 
 from igpo_jax.data import DataSettings, Example, open_split
-from igpo_jax.data.sources import file_sha256, parse_gsm8k, parse_row, read_splits, require_file
+from igpo_jax.data.files import file_sha256, require_file
+from igpo_jax.data.parsers import parse_gsm8k, parse_row
+from igpo_jax.data.sources import read_splits
 from igpo_jax.errors import UserError, nearest
 
 #: Names that stand for another. The paper names no edition of AMC, but all its AMC scores are multiples of 1/640, as
@@ -123,7 +125,7 @@ def load(name: str, place: str, cache: pathlib.Path, limit: int, own: DataSettin
         examples, sources = _from_gsm8k_file(pathlib.Path(place))
     else:
         examples, sources = _from_split(DataSettings(name=name, path=place), cache)
-    kind = own.name if name == OWN and own else name
+    kind = (own.test_name or own.name) if name == OWN and own else name
     _check_ids(label, examples)
     kept = examples[:limit] if limit else examples
     return Suite(label, kind if kind in PUZZLES else "math", tuple(kept), len(examples), sources)
