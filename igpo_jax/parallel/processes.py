@@ -8,7 +8,7 @@ waits for a program that another one never launches.
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -157,6 +157,11 @@ def gather_values(value: Any) -> list[Any]:
     room = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)
     room[: raw.size] = raw
     return [json.loads(row[:size].tobytes()) for row, size in zip(gather(room), sizes, strict=True)]
+
+
+def from_main(value: Callable[[], Any]) -> Any:
+    """What ``value()``, called on the main process alone, gives: a JSON value, on every process."""
+    return gather_values(value() if is_main() else None)[0]
 
 
 def agree_any(flag: bool) -> bool:

@@ -7,8 +7,7 @@ from types import TracebackType
 
 import numpy as np
 
-from igpo_jax.rewards.pool import JudgePool
-from igpo_jax.rewards.verdict import Verdict
+from igpo_jax.rewards.verdict import Judge, Verdict
 from igpo_jax.rl.sampling import Decode, texts_of
 
 
@@ -25,7 +24,7 @@ class Judging:
       eos: the EOS token, where a text ends.
     """
 
-    def __init__(self, judge: JudgePool, golds: Sequence[str], decode: Decode, eos: int):
+    def __init__(self, judge: Judge, golds: Sequence[str], decode: Decode, eos: int):
         self._judge, self._golds, self._decode, self._eos = judge, golds, decode, eos
         self._texts = [""] * len(golds)
         self._verdicts = [Verdict(False, None, "not judged", False)] * len(golds)
@@ -63,4 +62,8 @@ class Judging:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # After an error nobody wants the verdicts still to come.
-        self._thread.shutdown(wait=error is None, cancel_futures=error is not None)
+        self.close(wait=error is None)
+
+    def close(self, wait: bool = True) -> None:
+        """Ends the thread; without ``wait``, what was handed in but not begun stays unjudged."""
+        self._thread.shutdown(wait=wait, cancel_futures=not wait)

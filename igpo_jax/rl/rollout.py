@@ -15,8 +15,7 @@ from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models import llada
 from igpo_jax.parallel import clock, processes
 from igpo_jax.rewards.formats import format_terms
-from igpo_jax.rewards.pool import JudgePool
-from igpo_jax.rewards.verdict import Verdict
+from igpo_jax.rewards.verdict import Judge, Verdict
 from igpo_jax.rl import advantages, hints, sampling
 from igpo_jax.rl.batch import RolloutBatch, completion_mask
 from igpo_jax.rl.judging import Judging
@@ -120,24 +119,34 @@ class RolloutContext:
     hint_settings: hints.HintSettings
     rewards: RewardSettings
     tokenizer: Tokenizer
-    judge: JudgePool
+    judge: Judge
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Begun:
-    """A rollout whose first programs are on their way."""
+    """A round that is sampled and on its way through the judge."""
 
-    policy: llada.Policy
-    questions: Sequence[Question]
-    step: int
-    launched: sampling.Launched
+    asked: Sequence[Question]
+    requests: sampling.Requests
+    ratios: np.ndarray  # (R,) float64
+    samples: sampling.Samples
+    cost: sampling.SamplingCost
+    judging: Judging
+    seconds: dict[str, float]  # by phase, so far
 
 
 def begin(policy: llada.Policy, questions: Sequence[Question], step: int, context: RolloutContext) -> Begun:
-    """Launches the whole plain round of a step and returns at once; arguments as for ``collect``, which goes on."""
-    requests = _first_requests(questions, step, context)
-    launched = sampling.launch(policy, requests, context.sampling, "rollout", step, len(requests.hints))
-    return Begun(policy, questions, step, launched)
+    """Samples the plain round of a step; arguments as for ``collect``, which goes on while the judge is at work."""
+    asked = [q for q in questions for _ in range(context.settings.group_size)]
+    length = context.sampling.sampler.length
+    everyone = len(asked) * jax.process_count()
+    # Rows are numbered through all processes and all steps.
+    row_ids = np.arange(len(asked)) + processes.my_rows(everyone).start + step * everyone
+    phases = clock.Phases()
+    with phases.phase("rollout"):
+        requests = _requests(asked, np.full((len(asked), length), -1, np.int32), row_ids)
+        begun = _sampled(policy, asked, requests, np.zeros(len(asked)), "rollout", step, context)
+    return dataclasses.replace(begun, seconds=phases.seconds)
 
 
 def collect(
@@ -150,31 +159,31 @@ def collect(
       questions: this process's N questions, as many as every other's; each gets G completions.
       step: outer step, keys every draw.
       context: settings and helpers.
-      begun: what ``begin`` returned for the same arguments, where the plain round was launched beforehand.
+      begun: what ``begin`` returned for the same arguments, where the plain round was sampled beforehand.
 
     Returns:
       The rollout with rewards and advantages after replacement: this process's rows, statistics of all.
     """
+    begun = begun or begin(policy, questions, step, context)
     group_size = context.settings.group_size
     phases = clock.Phases()
-    asked = [q for q in questions for _ in range(group_size)]
-    requests = begun.launched.requests if begun else _first_requests(questions, step, context)
+    phases.seconds |= begun.seconds
     with phases.phase("rollout"):
-        first, cost = _round(policy, asked, requests, np.zeros(len(asked)), "rollout", step, context, phases, begun)
+        first = _judged(begun, phases)
     first_correct = first.correct.reshape(-1, group_size)
     wrong = np.flatnonzero(~first_correct.any(axis=1))
-    final, second, replaced = first, None, np.zeros(len(asked), bool)
+    final, second, replaced, cost = first, None, np.zeros(len(begun.asked), bool), begun.cost
     stats = first_round_stats(first.verdicts, first_correct, cost)
     # The second round is common: no process may skip what another one launches.
     if context.settings.second_batch != "none" and processes.agree_any(len(wrong) > 0):
         with phases.phase("inpaint"):
-            second_ids = requests.row_ids.reshape(-1, group_size)[wrong].reshape(-1)
+            second_ids = begun.requests.row_ids.reshape(-1, group_size)[wrong].reshape(-1)
             second, more, hint_stats = _second_round(policy, questions, wrong, second_ids, step, context, phases)
             rng = np.random.default_rng([context.sampling.seed, _PURPOSE_REPLACE, step])
             final, replaced = replace(first, second, wrong, context.settings, rng)
         stats |= hint_stats | {"second_forwards": float(more.forwards)}
         cost = cost + more
-    batch = _batch(final, asked, context)
+    batch = _batch(final, begun.asked, context)
     stats |= replacement_stats(batch, replaced, wrong, group_size)
     counts = cost.of_all_processes()
     return Rollout(batch, final, replaced, first_correct, second, questions, stats, phases.seconds, counts)
@@ -189,20 +198,12 @@ def _first_group(groups: int) -> int:
     return processes.my_rows(groups * jax.process_count()).start
 
 
-def _first_requests(questions: Sequence[Question], step: int, context: RolloutContext) -> sampling.Requests:
-    """One empty canvas for every completion; rows are numbered through all processes and all steps."""
-    asked = [q for q in questions for _ in range(context.settings.group_size)]
-    everyone = len(asked) * jax.process_count()
-    row_ids = np.arange(len(asked)) + processes.my_rows(everyone).start + step * everyone
-    return _requests(asked, np.full((len(asked), context.sampling.sampler.length), -1, np.int32), row_ids)
-
-
 def _requests(asked: Sequence[Question], canvas: np.ndarray, row_ids: np.ndarray) -> sampling.Requests:
     tokens, mask = np.stack([q.prompt_tokens for q in asked]), np.stack([q.prompt_mask for q in asked])
     return sampling.Requests(tokens, mask, canvas, row_ids)
 
 
-def _round(
+def _sampled(
     policy: llada.Policy,
     asked: Sequence[Question],
     requests: sampling.Requests,
@@ -210,21 +211,27 @@ def _round(
     purpose: str,
     step: int,
     context: RolloutContext,
-    phases: clock.Phases,
-    begun: Begun | None = None,
-) -> tuple[Round, sampling.SamplingCost]:
-    """Samples and judges one completion for every entry of ``asked``; each program is judged while the next runs."""
+) -> Begun:
+    """Samples one completion for every entry of ``asked``; each program is judged while the next one runs."""
     eos = context.sampling.model.config.eos_token_id
-    with Judging(context.judge, [q.gold for q in asked], context.tokenizer.decode, eos) as judging:
-        if begun:
-            samples, cost = sampling.finish(begun.launched, judging.submit)
-        else:
-            samples, cost = sampling.sample(policy, requests, context.sampling, purpose, step, judging.submit)
-        start = time.perf_counter()
+    judging = Judging(context.judge, [q.gold for q in asked], context.tokenizer.decode, eos)
+    try:
+        samples, cost = sampling.sample(policy, requests, context.sampling, purpose, step, judging.submit)
+    except BaseException:
+        judging.close(wait=False)
+        raise
+    return Begun(asked, requests, ratios, samples, cost, judging, {})
+
+
+def _judged(begun: Begun, phases: clock.Phases) -> Round:
+    """Waits for the verdicts of a sampled round."""
+    start = time.perf_counter()
+    with begun.judging as judging:
         texts, verdicts = judging.collect()
     phases.add("judge", judging.seconds)
     phases.add("judge_wait", time.perf_counter() - start)
-    return Round(samples.tokens, samples.reveal_step, requests.hints >= 0, texts, verdicts, ratios), cost
+    samples = begun.samples
+    return Round(samples.tokens, samples.reveal_step, begun.requests.hints >= 0, texts, verdicts, begun.ratios)
 
 
 def _second_round(
@@ -248,8 +255,8 @@ def _second_round(
     requests = dataclasses.replace(
         shown, prompt_tokens=shown.prompt_tokens[: len(asked)], prompt_mask=shown.prompt_mask[: len(asked)]
     )
-    second, cost = _round(policy, asked, requests, ratios, purpose, step, context, phases)
-    return second, cost, stats
+    begun = _sampled(policy, asked, requests, ratios, purpose, step, context)
+    return _judged(begun, phases), begun.cost, stats
 
 
 def hint_canvases(

@@ -2,8 +2,7 @@
 
 import collections
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -58,6 +57,10 @@ class SamplingCost:
         return SamplingCost(self.programs, rows, self.forwards, paid, needed)
 
 
+def _go_on() -> None:
+    """A safe point where nobody ever leaves."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplerContext:
     """Everything about sampling that stays the same over a run."""
@@ -67,20 +70,12 @@ class SamplerContext:
     mesh: jax.sharding.Mesh
     rows_per_program: int
     seed: int
+    safe_point: Callable[[], None] = _go_on  # called before each program on all processes alike; may raise to leave
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Program sizes: the full one and its halves, multiples of the batch shards."""
         return packing.bucket_sizes(self.rows_per_program, self.mesh.shape["data"] * self.mesh.shape["fsdp"])
-
-
-@dataclasses.dataclass(frozen=True)
-class Launched:
-    """The programs of one sampling phase: those under way, and those still to be launched."""
-
-    requests: Requests
-    under_way: tuple["Program", ...]
-    rest: Iterator["Program"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,29 +110,10 @@ def sample(
     Returns:
       The samples in the order of the requests, and the counts.
     """
-    programs = _programs(policy, requests, context, purpose, step)
-    return finish(Launched(requests, (), programs), consume)
-
-
-def launch(
-    policy: llada.Policy, requests: Requests, context: SamplerContext, purpose: str, step: int, ahead: int
-) -> Launched:
-    """Launches the first ``ahead`` programs of a phase and returns at once; ``finish`` takes what this returns.
-
-    Other arguments as for ``sample``. The parameters must stay alive until then: an update may not be given them.
-    """
-    programs = _programs(policy, requests, context, purpose, step)
-    return Launched(requests, tuple(itertools.islice(programs, ahead)), programs)
-
-
-def finish(
-    launched: Launched, consume: Callable[[np.ndarray, np.ndarray], None] | None = None
-) -> tuple[Samples, SamplingCost]:
-    """Waits for every program of a phase; ``consume`` and the result are those of ``sample``."""
-    tokens = np.zeros_like(launched.requests.hints)
-    reveal_step = np.zeros_like(launched.requests.hints)
+    tokens = np.zeros_like(requests.hints)
+    reveal_step = np.zeros_like(requests.hints)
     cost = SamplingCost()
-    for program in _one_behind(launched.rest, launched.under_way):
+    for program in _one_behind(_programs(policy, requests, context, purpose, step)):
         rows, result = program.rows, program.result
         count = len(rows)
         # Every read comes before the host's own work: what this process reads, it reads off its own devices.
@@ -158,27 +134,58 @@ def _programs(
     policy: llada.Policy, requests: Requests, context: SamplerContext, purpose: str, step: int
 ) -> Iterator[Program]:
     """Launches every program, in order, as it is asked for the next one; the same ones on all processes."""
-    sampler = context.sampler
-    needs = packing.forwards_needed(requests.hints < 0, sampler.block_length, sampler.steps)
+    needs = packing.forwards_needed(requests.hints < 0, context.sampler.block_length, context.sampler.steps)
     sizes = [size // jax.process_count() for size in context.sizes]
     places = processes.agree_max(len(needs))
     root = jax.random.key(context.seed)
     for pack in packing.pack(needs.tolist(), sizes, places):
+        context.safe_point()
         rows = np.asarray(pack.rows, np.int64)
-        inputs = _padded(requests, rows, pack.size, context.model.config.eos_token_id)
-        prompt_tokens, prompt_mask, hints, row_ids = sharding.shard_batch(inputs, context.mesh)
-        keys = noise.row_keys(root, purpose, step, row_ids)
-        result = denoise.denoise(
-            policy,
-            context.model,
-            sampler,
-            prompt_tokens,
-            prompt_mask,
-            noise.KeyNoise(keys),
-            hints=hints,
-            temperature=sampler.temperature,
-        )
-        yield Program(rows, result)
+        yield Program(rows, _launch(policy, requests, rows, pack.size, context, (root, purpose, step)))
+
+
+def _launch(
+    policy: llada.Policy,
+    requests: Requests,
+    rows: np.ndarray,
+    size: int,
+    context: SamplerContext,
+    keyed_by: tuple[jax.Array, str, int],
+) -> denoise.Denoised:
+    """Launches one program with these rows of this process in it, in ``size`` places."""
+    inputs = _padded(requests, rows, size, context.model.config.eos_token_id)
+    prompt_tokens, prompt_mask, hints, row_ids = sharding.shard_batch(inputs, context.mesh)
+    keys = noise.row_keys(*keyed_by, row_ids)
+    return denoise.denoise(
+        policy,
+        context.model,
+        context.sampler,
+        prompt_tokens,
+        prompt_mask,
+        noise.KeyNoise(keys),
+        hints=hints,
+        temperature=context.sampler.temperature,
+    )
+
+
+def warm_up(policy: llada.Policy, prompt_length: int, context: SamplerContext) -> None:
+    """Compiles the program of every size and runs it once on rows that need no step, so that its memory is shown too.
+
+    Args:
+      policy: parameters in compute dtype.
+      prompt_length: P.
+      context: model, sampler, mesh, program size and seed.
+    """
+    nothing = Requests(
+        np.zeros((0, prompt_length), np.int32),
+        np.zeros((0, prompt_length), bool),
+        np.zeros((0, context.sampler.length), np.int32),
+        np.zeros(0, np.int64),
+    )
+    keyed_by = (jax.random.key(context.seed), "rollout", 0)
+    for size in context.sizes:
+        share = size // jax.process_count()
+        jax.block_until_ready(_launch(policy, nothing, np.zeros(0, np.int64), share, context, keyed_by))
 
 
 def _padded(requests: Requests, rows: np.ndarray, size: int, filler: int) -> tuple[np.ndarray, ...]:
@@ -193,9 +200,9 @@ def _padded(requests: Requests, rows: np.ndarray, size: int, filler: int) -> tup
     )
 
 
-def _one_behind(items: Iterator[Any], under_way: Iterable[Any] = ()) -> Iterator[Any]:
+def _one_behind(items: Iterator[Any]) -> Iterator[Any]:
     """Starts item n+1 before handing out item n, so that the host works while the device does."""
-    waiting = collections.deque(under_way)
+    waiting: collections.deque[Any] = collections.deque()
     for item in items:
         waiting.append(item)
         if len(waiting) > 1:
