@@ -14,6 +14,7 @@ from igpo_jax.errors import UserError
 from igpo_jax.models.attention import exact
 from igpo_jax.models.config import ModelConfig
 from igpo_jax.models.params import Params, ParamSpec, init_leaf, linear_shapes, map_table, table_shardings
+from igpo_jax.parallel import sharding
 
 #: The linear layers of a block, each of which can carry an adapter.
 ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
@@ -65,20 +66,25 @@ def adapter_table(settings: LoraSettings, config: ModelConfig) -> dict[str, dict
         table[name] = {
             "a": ParamSpec(
                 (lead, inputs, settings.rank),
-                ("layer", axis_in, "rank"),
+                ("layer", _split(axis_in), "rank"),
                 f"{peft}.lora_A.weight",
                 std=1 / math.sqrt(inputs),
                 transpose=True,
             ),
             "b": ParamSpec(
                 (lead, settings.rank, outputs),
-                ("layer", "rank", axis_out),
+                ("layer", "rank", _split(axis_out)),
                 f"{peft}.lora_B.weight",
                 init="zeros",
                 transpose=True,
             ),
         }
     return table
+
+
+def _split(axis: str) -> str:
+    """The logical axis that splits an adapter's wide side over every device that shares the model."""
+    return axis if axis == "embed" else f"{axis}_split"
 
 
 def init_adapters(key: jax.Array, settings: LoraSettings, config: ModelConfig, dtype: Any = jnp.float32) -> Adapters:
@@ -104,7 +110,15 @@ def merge(params: Params, adapters: Adapters) -> Params:
     blocks = dict(params["blocks"])
     for name, pair in adapters.layers.items():
         weight = blocks[name]["weight"]
-        a, b = pair["a"].astype(jnp.float32), pair["b"].astype(jnp.float32)
+        a, b = (matrix.astype(jnp.float32) for matrix in _beside(weight, pair))
         update = jnp.einsum("lir,lro->lio", a, b, precision=exact(a.dtype)) * adapters.scale
         blocks[name] = blocks[name] | {"weight": (weight.astype(jnp.float32) + update).astype(weight.dtype)}
     return params | {"blocks": blocks}
+
+
+def _beside(weight: jax.Array, pair: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Both matrices of an adapter laid out so that their product falls where ``weight`` (L, in, out) lies."""
+    if not sharding.under_mesh():
+        return pair["a"], pair["b"]
+    layer, rows, columns = (*jax.typeof(weight).sharding.spec, None, None, None)[:3]
+    return jax.reshard(pair["a"], jax.P(layer, rows, None)), jax.reshard(pair["b"], jax.P(layer, None, columns))

@@ -182,11 +182,13 @@ def table_shardings(table: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     def place(path: tuple[str, ...], spec: ParamSpec) -> jax.sharding.NamedSharding:
         for size, axis in zip(spec.shape, spec.axes, strict=True):
             rule = sharding.RULES[axis] if axis is not None else None
-            ways = mesh.shape[rule] if isinstance(rule, str) else 1
+            names = (rule,) if isinstance(rule, str) else rule or ()
+            ways = math.prod(mesh.shape[name] for name in names)
             if size % ways:
+                over = " x ".join(f"mesh.{name}" for name in names)
                 raise UserError(
                     f"parameter {'/'.join(path)} has size {size} on axis '{axis}', which does not divide over "
-                    f"mesh.{rule} {ways}; use a smaller mesh.{rule}"
+                    f"{over} {ways}; use a smaller {over}"
                 )
         return sharding.named(mesh, spec.axes)
 

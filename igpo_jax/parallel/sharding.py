@@ -27,6 +27,11 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "length": None,
     "norm": None,
     "rank": None,
+    # Wide sides of a LoRA adapter whose narrow partner has no "embed": split over fsdp as well, or every device would
+    # hold them, with their moments, whole.
+    "heads_split": ("tensor", "fsdp"),
+    "kv_heads_split": ("tensor", "fsdp"),
+    "mlp_split": ("tensor", "fsdp"),
 }
 
 Axes = Sequence[str | None]

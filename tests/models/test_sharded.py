@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpo_jax.models import llada, lora
+from igpo_jax.models.lora import LoraSettings
+from igpo_jax.models.params import linear_shapes
 from igpo_jax.parallel import sharding
 from igpo_jax.parallel.mesh import MeshSettings, make_mesh
 
@@ -119,3 +121,14 @@ def test_weights_are_gathered_inside_the_layer_loop_in_the_compute_dtype(make_mo
     assert {aval.dtype for aval in gathered} == {jnp.dtype("bfloat16")}
     outside = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "reshard"]
     assert all(eqn.outvars[0].aval.shape[0] != model.config.n_layers for eqn in outside)
+
+
+def test_no_adapter_is_whole_on_a_device():
+    """Adapters and their moments are split over everything that shares the model, on both sides of every layer."""
+    mesh = make_mesh(MeshSettings(data=1, fsdp=4, tensor=2))
+    shardings = lora.adapter_shardings(LoraSettings(rank=4), llada.ModelConfig(), mesh)
+    for name, pair in shardings.layers.items():
+        _, _, axis_in, axis_out = linear_shapes(llada.ModelConfig())[name]
+        for matrix, axis, dimension in (("a", axis_in, 1), ("b", axis_out, 2)):
+            held = pair[matrix].spec[dimension]
+            assert held == ("fsdp" if axis == "embed" else ("tensor", "fsdp")), f"{name}/{matrix}"
