@@ -38,7 +38,8 @@ def _run(arguments: Sequence[str] | None) -> None:
     partial = output.with_name(f"{output.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(output)
-    print(f"{output}, {len(text.encode()) / 1e6:.1f} MB")
+    size = output.stat().st_size
+    print(f"{output}, {f'{size / 1e6:.1f} MB' if size >= 1e6 else f'{size / 1e3:.0f} kB'}")
 
 
 def _parser() -> Parser:

@@ -24,7 +24,8 @@ ALLOWED = {
     "training": {"parallel", "models", "diffusion", "rewards", "data", "rl", "convert", "pages"},
 }
 ALLOWED["configs"] = ALLOWED["training"] | {"training"}
-ALLOWED["commands"] = ALLOWED["configs"] | {"configs", "rewriting"}
+ALLOWED["reporting"] = {"training", "rewards", "data", "pages"}
+ALLOWED["commands"] = ALLOWED["configs"] | {"configs", "rewriting", "reporting"}
 
 WITHOUT_JAX = {"rewards", "data", "pages", "rewriting"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}

@@ -1,7 +1,6 @@
 """Runs side by side: those that differ in their seed alone are one group; what groups differ in is listed."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,12 +37,15 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
 
 
 def _belongs(run: RunFolder, group: Sequence[RunFolder]) -> bool:
-    same = bool(run.config) and _without_seed(run) == _without_seed(group[0])
-    return same and run.seed not in {other.seed for other in group}
+    if not run.config or not group[0].config or run.seed in {other.seed for other in group}:
+        return False
+    return all(path == "seed" for path in _changed(group[0], run))
 
 
-def _without_seed(run: RunFolder) -> str:
-    return json.dumps({name: value for name, value in run.config.items() if name != "seed"}, sort_keys=True)
+def _changed(one: RunFolder, other: RunFolder) -> list[str]:
+    """Fields in which two configurations differ, the layout aside."""
+    paths = (path for path, _, _ in settings.changed_fields(one.config, other.config))
+    return [path for path in paths if not path.startswith(_LAYOUT)]
 
 
 def _label(runs: Sequence[RunFolder]) -> str:
@@ -52,16 +54,13 @@ def _label(runs: Sequence[RunFolder]) -> str:
 
 def different_settings(groups: Sequence[Group]) -> list[tuple[str, list[Any]]]:
     """(field, its value in every group) for each field that is not the same in all; seeds only among single runs."""
-    configs = [group.runs[0].config for group in groups]
-    if not all(configs):
+    firsts = [group.runs[0] for group in groups]
+    if not all(run.config for run in firsts):
         return []
-    paths: dict[str, None] = {}
-    for config in configs[1:]:
-        paths |= dict.fromkeys(path for path, _, _ in settings.changed_fields(configs[0], config))
-    found = [path for path in paths if not path.startswith(_LAYOUT)]
+    paths = dict.fromkeys(path for run in firsts[1:] for path in _changed(firsts[0], run))
     if any(len(group.runs) > 1 for group in groups):
-        found = [path for path in found if path != "seed"]
-    return [(path, [_value(config, path) for config in configs]) for path in found]
+        paths.pop("seed", None)
+    return [(path, [_value(run.config, path) for run in firsts]) for path in paths]
 
 
 def _value(config: Any, path: str) -> Any:

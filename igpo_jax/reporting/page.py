@@ -80,8 +80,8 @@ def _curves(grouped: Sequence[groups.Group]) -> str:
     several = any(len(group.runs) > 1 for group in grouped)
     band = "Where a group has several seeds, the line is their mean and the band goes from the lowest to the highest. "
     return (
-        f'<p class="fine">{band if several else ""}The band around pass@1 of a single run is its 95% interval. Point at '
-        "a curve for its values; click a name under it to hide or show one.</p>"
+        f'<p class="fine">{band if several else ""}The band around pass@1 of a single run is its 95% interval. '
+        "Point at a curve for its values; click a name under it to hide or show one.</p>"
         '<div id="figures"></div>'
     )
 
@@ -126,7 +126,8 @@ _FRAME = """
 <div id="list" tabindex="0" role="listbox" aria-label="rollouts"><div id="spacer"></div><div id="window"></div></div>
 <article id="rollout" aria-live="off">
 <div class="bar-of-row"><button id="previous" type="button" title="left arrow key">←</button>
-<button id="next" type="button" title="right arrow key">→</button><span id="where"></span><span id="badges"></span></div>
+<button id="next" type="button" title="right arrow key">→</button><span id="where"></span>
+<span id="badges"></span></div>
 <div id="mates" aria-label="the rest of the group"></div>
 <h3>Prompt</h3><pre id="prompt"></pre>
 <h3>Completion</h3>

@@ -27,7 +27,8 @@ def stage_table(groups: Sequence[Group]) -> str:
     ks = sorted({k for run in runs for row in run.evaluations for k in _ks(row)})
     header = ["run", "stage", "step", "pass@1", "95% interval", *(f"pass@{k}" for k in ks)]
     header += ["no answer", "all wrong before", "after second batch", "time"]
-    rows, strong = [], []
+    rows: list[list[str]] = []
+    strong: list[int] = []
     for group in groups:
         for run in group.runs:
             rows += [_stage_cells(run.label, row, ks) for row in run.evaluations]
@@ -122,20 +123,26 @@ def _time_block(title: str, phases: dict[str, float], steps: int) -> str:
     lines = ""
     for phase, seconds in phases.items():
         colour = f'<i class="swatch c{list(added).index(phase) % 8}"></i>' if phase in added else ""
-        share = f"{100 * seconds / total:.0f}%" if phase in added else "within"
+        part = f"{100 * seconds / total:.0f}%" if phase in added else "within"
         name = escape(phase.replace("_", " "))
-        cells = (format_duration(seconds), format_duration(seconds / steps), share)
+        cells = (_brief(seconds), _brief(seconds / steps), part)
         lines += f"<tr><td>{colour}{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    cells = (_brief(total), _brief(total / steps), "")
+    lines += f'<tr class="sum"><td>together</td>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
     return (
         f'<section class="block"><h3>{escape(title)}</h3><svg class="bar" aria-hidden="true">{rects}</svg><table>'
-        f"<thead><tr><th>phase</th><th>total</th><th>per row</th><th>share</th></tr></thead><tbody>{lines}</tbody>"
-        "</table></section>"
+        "<thead><tr><th>phase</th><th>total</th><th>per logged step</th><th>share</th></tr></thead>"
+        f"<tbody>{lines}</tbody></table></section>"
     )
+
+
+def _brief(seconds: float) -> str:
+    return format_duration(seconds) if seconds >= 1 or not seconds else f"{1000 * seconds:.0f} ms"
 
 
 def settings_table(groups: Sequence[Group], different: Sequence[tuple[str, Sequence[Any]]]) -> str:
     """The fields in which groups differ; empty where there are none."""
-    rows = [[path, *(str(value) for value in values)] for path, values in different]
+    rows = [[path, *("''" if value == "" else str(value) for value in values)] for path, values in different]
     return table(["setting", *(group.label for group in groups)], rows) if rows else ""
 
 

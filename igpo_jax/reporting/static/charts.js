@@ -3,7 +3,7 @@
 // with a dash for each metric.
 
 const SVG = "http://www.w3.org/2000/svg";
-const BOX = { width: 440, height: 230, left: 46, right: 10, top: 12, bottom: 34 };
+const BOX = { width: 420, height: 222, left: 42, right: 10, top: 12, bottom: 36 };
 
 function svg(name, attributes, parent) {
   const node = document.createElementNS(SVG, name);

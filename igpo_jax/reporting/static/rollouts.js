@@ -96,6 +96,7 @@ class Browser {
       const bit = 1 << place, others = this.asked & ~bit, not = this.excluded & ~bit;
       const count = worded.filter(i => (flags(i) & (others | bit)) === (others | bit) && !(flags(i) & not)).length;
       chip.count.textContent = count;
+      chip.classList.toggle("none", !count);
       chip.setAttribute("aria-pressed", this.asked & bit ? "true" : "false");
       chip.classList.toggle("not", Boolean(this.excluded & bit));
       chip.title = this.excluded & bit ? "excluded" : this.asked & bit ? "asked for" : "";
@@ -137,11 +138,11 @@ class Browser {
     node.setAttribute("role", "option");
     node.setAttribute("aria-selected", String(place === this.at));
     html("span", `mark ${good ? "good" : "bad"}`, good ? "✓" : "✗", node);
-    html("span", "at", `${this.data.files[row[ROW.file]][2]} · ${row[ROW.group]}.${row[ROW.place]}`, node);
+    html("span", "at", `${this.data.files[row[ROW.file]][2]} · g${row[ROW.group]} #${row[ROW.place]}`, node);
     const answer = row[ROW.answer] === null ? "no answer" : row[ROW.answer];
     html("span", "answer", good ? answer : `${answer} ≠ ${gold}`, node);
     const tags = ["hinted", "replaced", "truncated", "unused"].filter(name => this.has(row, name));
-    html("span", "tags", tags.map(name => ({ unused: "unused" })[name] || name).join(" "), node);
+    html("span", "tags", tags.join(" "), node);
     node.addEventListener("click", () => this.go(place));
     return node;
   }
@@ -239,7 +240,7 @@ class Browser {
       node.style.setProperty("--when", `${Math.round(100 * Math.max(0, from - 1) / Math.max(1, last))}%`);
       const source = reveal[i] === HINT ? "hint" + (dropped.has(i) ? ", filtered out of the loss" : "") : `step ${from}`;
       node.title = `position ${i}, ${source}`;
-      return { node, from };
+      return { node, from, text: text || "·" };
     });
     this.text.replaceChildren(drawn);
     this.step.max = last + 1;
@@ -249,8 +250,10 @@ class Browser {
 
   drawStep() {
     const at = Number(this.step.value), end = at === Number(this.step.max);
-    for (const { node, from } of this.tokens) {
+    for (const { node, from, text } of this.tokens) {
       node.classList.toggle("masked", from > at);
+      // The end of a line that is not there yet must not break the line.
+      if (text.includes("\n")) node.textContent = from > at ? " " : text;
       node.classList.toggle("new", from === at && !end && at > 0);
     }
     this.count.textContent = `step ${at} of ${this.step.max}`;
