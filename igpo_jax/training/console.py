@@ -3,6 +3,7 @@
 import collections
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +60,7 @@ def format_number(value: float) -> str:
 class Progress:
     """Prints one line a logged step: label, step of total, values, rate and time left.
 
+    On a terminal too narrow for all of it the last values are left out; metrics.jsonl has them.
     The rate is taken over the last lines only, so that the compilation in the first step does not spoil it.
 
     Args:
@@ -99,11 +101,20 @@ class Progress:
             self._seen.popleft()
         width = len(str(self.total))
         share = 100 * step // self.total if self.total else 100
-        head = styled(f"{self.label:<5}", "bold", self._stream)
-        count = f"{step:>{width}}/{self.total} {share:>3}%"
-        body = "  ".join(f"{styled(name, 'dim', self._stream)} {_show(value)}" for name, value in values.items())
-        tail = styled(self._tail(step), "cyan", self._stream)
-        print("  ".join(part for part in (head, count, body, tail) if part), file=self._stream, flush=True)
+        head, count = f"{self.label:<5}", f"{step:>{width}}/{self.total} {share:>3}%"
+        tail = self._tail(step)
+        shown = [(name, _show(value)) for name, value in values.items()]
+        while shown and not self._fits(head, count, *(f"{name} {text}" for name, text in shown), tail):
+            shown.pop()
+        body = "  ".join(f"{styled(name, 'dim', self._stream)} {text}" for name, text in shown)
+        parts = (styled(head, "bold", self._stream), count, body, styled(tail, "cyan", self._stream) if tail else "")
+        print("  ".join(part for part in parts if part), file=self._stream, flush=True)
+
+    def _fits(self, *parts: str) -> bool:
+        """Whether the parts stay on one line; a pipe or a file takes lines of any length."""
+        if not self._stream.isatty():
+            return True
+        return len("  ".join(part for part in parts if part)) < shutil.get_terminal_size().columns
 
     def _tail(self, step: int) -> str:
         (first_time, first_step), (last_time, last_step) = self._seen[0], self._seen[-1]

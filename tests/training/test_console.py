@@ -100,6 +100,26 @@ def test_colours_only_on_a_terminal_that_wants_them(colours, monkeypatch):
     assert console.styled("x", "red", Terminal()) == "x"
 
 
+def test_a_narrow_terminal_gets_one_line_a_step(colours, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    values = {"reward": 0.5, "pass": 0.25, "kl": 0.125}
+    for columns, shown in ((200, 3), (84, 3), (83, 2), (73, 2), (72, 1), (45, 0), (10, 0)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        (line,) = progress_lines(Terminal(), [1.0], **values)
+        assert [name for name in values if f"{name} " in line] == list(values)[:shown]
+        assert len(line) < columns or shown == 0
+        assert line.startswith("igpo     1/100   1%") and line.endswith("left")
+    monkeypatch.setenv("COLUMNS", "20")
+    (line,) = progress_lines(io.StringIO(), [1.0], **values)
+    assert "kl 0.1250" in line, "what is not a terminal gets whole lines"
+
+
+def test_colours_take_no_room(colours, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (line,) = progress_lines(Terminal(), [1.0], reward=0.5, kl=0.125)
+    assert "\033[2mkl\033[0m 0.1250" in line and len(line) > 80
+
+
 def test_table_aligns_numbers_right_and_text_left():
     text = console.table([["start", 0.0125, 10], ["igpo", 12.5, 1200]], ["stage", "pass@1", "n"])
     assert text.splitlines() == [
