@@ -118,6 +118,17 @@ def mesh(layout: Hardware) -> MeshSettings:
     return MeshSettings(data=1, fsdp=layout.devices)
 
 
-def questions(path: str) -> DataSettings:
-    """Questions with reasoning traces from a file or folder of JSON lines, see docs/data.md."""
-    return DataSettings(name="jsonl", path=path, sft_fraction=0.0, on_shared_question="keep")
+def questions(name: str, path: str = "") -> DataSettings:
+    """All of one data set for training, GSM8K's test questions for the evaluations around and within a stage.
+
+    Args:
+      name: a name of docs/data.md.
+      path: its file or folder; empty downloads it once, into the folder that all runs share.
+    """
+    return DataSettings(
+        name=name,
+        path=path,
+        test_name="gsm8k",
+        cache="data",
+        on_shared_question="drop",
+    )

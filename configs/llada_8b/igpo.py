@@ -86,7 +86,7 @@ def base(words: dict[str, str]) -> RunSettings:
         model=common.model(common.STARTS[words["start"]]),
         compute=common.compute(layout),
         mesh=common.mesh(layout),
-        data=common.questions("data/metamath"),
+        data=dataclasses.replace(common.questions("metamath"), sft_fraction=0.0),
         tokenizer=common.tokenizer(),
         sampler=Sampler(length=256, steps=128, block_length=32, temperature=1.2),
         sft=SftSettings(steps=0),

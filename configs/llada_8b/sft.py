@@ -16,6 +16,8 @@ Words of a variant, each kind at most once and the first one where none is given
   traces     rewritten, original
 """
 
+import dataclasses
+
 from configs.llada_8b import common
 from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.models.lora import LoraSettings
@@ -36,6 +38,9 @@ VARIANTS = {
 #: OpenR1-Math's rows x 100 epochs / 2,048 rows an update.
 STEPS = round(94_000 * 100 / 2048)
 
+#: Written by ``python -m igpo_jax.rewrite --output=rewrites/openr1 ...``, see docs/rewriting.md.
+REWRITTEN = "rewrites/openr1/rewritten.jsonl"
+
 #: Tokens of the longest prompt that is learnt.
 PROMPT_LENGTH = 512
 
@@ -44,6 +49,7 @@ def get_config(variant: str = "tpu") -> RunSettings:
     """Length-aligned SFT; the module's text says what the words of ``variant`` are."""
     words = common.choose(variant, VARIANTS)
     layout, original = common.hardware(words["hardware"]), words["traces"] == "original"
+    data = common.questions("openr1") if original else common.questions("jsonl", REWRITTEN)
     rows = layout.long_rows if original else layout.sft_rows
     return RunSettings(
         name="rl",
@@ -53,7 +59,7 @@ def get_config(variant: str = "tpu") -> RunSettings:
         model=common.model(common.INSTRUCT),
         compute=common.compute(layout),
         mesh=common.mesh(layout),
-        data=common.questions("data/openr1_math" if original else "data/openr1_math_rewritten"),
+        data=dataclasses.replace(data, sft_fraction=1.0),
         tokenizer=common.tokenizer(),
         sampler=Sampler(length=512, steps=256, block_length=32, temperature=0.0),
         sft=SftSettings(
