@@ -129,7 +129,7 @@ def _events(path: pathlib.Path, remarks: list[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
-            events.append({name: event[name] for name in ("stage", "step", "name", "advice")} | event)
+            events.append({name: event[name] for name in ("stage", "step", "signature", "advice")} | event)
         except (ValueError, KeyError, TypeError, RecursionError):
             remarks.append(f"{path} line {number} is not a whole event and is left out")
     return events

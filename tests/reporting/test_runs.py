@@ -67,7 +67,7 @@ def test_damaged_side_files_are_named_and_passed_over(tmp_path):
     (folder / "config.json").write_text("{")
     (folder / "environment.json").write_text("[]")
     (folder / "evaluations" / "sft.json").write_text('{"stage": "sft"}')
-    event = {"stage": "igpo", "step": 3, "name": "all_wrong", "advice": "raise the ratio"}
+    event = {"stage": "igpo", "step": 3, "signature": "all_wrong", "value": 0.5, "advice": "raise the ratio"}
     (folder / "health.jsonl").write_text(json.dumps(event) + '\n{"stage": "igpo"}\nnot json\n')
     (run,) = runs.open_runs([folder])
     assert [row["stage"] for row in run.evaluations] == ["start", "igpo"]

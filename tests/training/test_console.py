@@ -103,7 +103,7 @@ def test_colours_only_on_a_terminal_that_wants_them(colours, monkeypatch):
 def test_a_narrow_terminal_gets_one_line_a_step(colours, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     values = {"reward": 0.5, "pass": 0.25, "kl": 0.125}
-    for columns, shown in ((200, 3), (84, 3), (83, 2), (73, 2), (72, 1), (45, 0), (10, 0)):
+    for columns, shown in ((200, 3), (86, 3), (85, 2), (75, 2), (74, 1), (47, 0), (10, 0)):
         monkeypatch.setenv("COLUMNS", str(columns))
         (line,) = progress_lines(Terminal(), [1.0], **values)
         assert [name for name in values if f"{name} " in line] == list(values)[:shown]
