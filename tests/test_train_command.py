@@ -131,3 +131,12 @@ def test_bad_data_is_one_sentence_on_the_screen(command, tmp_path):
     assert process.returncode == 2
     assert out == ""
     assert err.startswith(f"error: {data} line 2 is not JSON") and err.count("\n") == 1
+
+
+def test_a_check_runs_every_stage_and_leaves_nothing(command, tmp_path):
+    process = command(tmp_path / "run", "--check", "--config.rl.micro_batches=2")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "sft: finished already" in out and "igpo: finished already" in out
+    assert out.rstrip().splitlines()[-1].startswith("check: 3 evaluations, every stage ran, was saved and restored")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["data"]
