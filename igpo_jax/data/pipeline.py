@@ -113,6 +113,15 @@ def length_statistics(lengths: Sequence[int]) -> dict[str, float]:
     }
 
 
+def length_histogram(lengths: Sequence[int]) -> dict[str, Any]:
+    """Returns token counts as a histogram: ``bin`` (tokens, a power of two) and ``counts``, at most 40 bins from 0."""
+    values = np.asarray(lengths)
+    width = 8
+    while values.max() // width >= 40:
+        width *= 2
+    return {"bin": width, "counts": np.bincount(values // width).tolist()}
+
+
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Returns the rows (batch_size,) int64 of batch ``step`` of an endless stream over ``count`` rows.
 
@@ -200,6 +209,7 @@ class _Sorter:
             "completions_cut": self.cut,
             **{f"{part}_length": limit for part, limit in self.limits.items()},
             **{f"{part}_tokens": length_statistics(lengths) for part, lengths in self.lengths.items()},
+            **{f"{part}_histogram": length_histogram(lengths) for part, lengths in self.lengths.items()},
         }
 
     def why_nothing_is_left(self) -> str:

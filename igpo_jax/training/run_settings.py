@@ -1,6 +1,7 @@
 """The settings of a whole run: every field that a config file or ``--config.…`` can set, declared once."""
 
 import dataclasses
+import math
 from typing import Any
 
 from igpo_jax.data.settings import DataSettings
@@ -57,6 +58,7 @@ class RunSettings:
     prompt_length: int = 256  #: longest prompt in tokens
     long_prompts: str = "error"  #: a prompt that does not fit: error, or drop it and count it
     template: str = "plain"  #: how a question becomes a prompt and a trace a completion
+    nonfinite_limit: int = 10  #: updates skipped in a row (loss or gradient not finite) that end the run; 0 = never
     cpu_devices: int = 0  #: virtual devices on CPU; 0 takes the most, up to the usable cores, that divide every batch
     model: ModelSettings = ModelSettings()
     compute: Compute = Compute()
@@ -80,6 +82,8 @@ class RunSettings:
             raise UserError(
                 f"name is '{self.name}', expected letters, digits, '-' and '_', and neither 'start', 'sft' nor 'eval'"
             )
+        if self.nonfinite_limit < 0:
+            raise UserError(f"nonfinite_limit is {self.nonfinite_limit}, expected 0 (never) or a number of updates")
         if self.prompt_length < 1:
             raise UserError(f"prompt_length is {self.prompt_length}, expected at least 1 token")
         if self.rl.steps and self.sampler.temperature == 0.0:
@@ -93,6 +97,7 @@ class RunSettings:
                 f"sampler.length {self.sampler.length}; lower it"
             )
 
+        self._check_judge()
         for stage, optimizer, updates in (
             ("sft", self.sft.optimizer, self.sft.steps),
             ("rl", self.rl.optimizer, self.rl.updates if self.rl.steps else 0),
@@ -104,6 +109,24 @@ class RunSettings:
     def sft_length(self) -> int:
         """Canvas of SFT in tokens: its own, or the sampler's."""
         return self.sft.completion_length or self.sampler.length
+
+    def with_sft_rows(self, rows: int) -> "RunSettings":
+        """These settings with the steps that ``sft.epochs`` passes over ``rows`` rows make, where it is set."""
+        if not self.sft.epochs or not self.sft.steps:
+            return self
+        steps = max(1, math.ceil(self.sft.epochs * rows / self.sft.batch_size))
+        return dataclasses.replace(self, sft=dataclasses.replace(self.sft, steps=steps))
+
+    def _check_judge(self) -> None:
+        """Raises UserError where the judge does not know the answers of a data set that is judged."""
+        for split in ("rl", "test") if self.rl.steps else ("test",):
+            name = self.data.place(split)[0]
+            wanted = name if name in ("countdown", "sudoku") else "math"
+            if name != "jsonl" and self.judge.kind != wanted:
+                raise UserError(
+                    f"the split {split} is of the data set '{name}', but judge.kind is '{self.judge.kind}'; "
+                    f"set --config.judge.kind={wanted}"
+                )
 
     @property
     def batches(self) -> tuple[int, ...]:

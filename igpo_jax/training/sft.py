@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from igpo_jax.data.buckets import PADDINGS
 from igpo_jax.diffusion import likelihood, masking, noise
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models import llada
@@ -27,11 +28,14 @@ class SftSettings:
     """Length-aligned supervised fine-tuning; batch and schedule are the paper's, Adam's numbers those of RL."""
 
     steps: int = 1000  #: updates; 0 skips the stage
+    epochs: float = 0.0  #: passes over the rows, which then decide the steps; 0 = ``steps`` does
     batch_size: int = 2048  #: rows per update (4 a device x 8 accumulated x 64 devices)
     micro_batches: int = 1  #: parts that gradients are accumulated over
     minimum_mask: float = 1e-3  #: eps of the forward process: p = (1 - eps) t + eps
     completion_length: int = 0  #: tokens of a completion, EOS included; 0 = the sampler's length
     long_completions: str = "drop"  #: a trace that does not fit: drop it, cut it at the end (both counted), or error
+    length_buckets: int = 1  #: array shapes at most, each for rows of like length; 1 = one shape for all
+    padding: str = "canvas"  #: EOS after a completion, all learnt: up to the canvas, or to the width of its "batch"
     logprob_chunk: int = 64  #: completion positions projected onto the vocabulary at a time
     log_every: int = 10  #: steps between two rows of metrics
     lora: LoraSettings = LoraSettings()  #: rank 0 trains every parameter
@@ -42,6 +46,9 @@ class SftSettings:
     def __post_init__(self) -> None:
         """Raises UserError for counts that do not divide, and an unknown rule."""
         check_choice("sft.long_completions", self.long_completions, LONG_COMPLETIONS)
+        check_choice("sft.padding", self.padding, PADDINGS)
+        if self.epochs < 0 or self.length_buckets < 1:
+            raise UserError("epochs must be at least 0 and length_buckets at least 1")
         if self.steps < 0 or self.batch_size < 1 or self.micro_batches < 1:
             raise UserError("steps must be at least 0, batch_size and micro_batches at least 1")
         if self.completion_length < 0:
