@@ -26,6 +26,7 @@ ALLOWED = {
 ALLOWED["configs"] = ALLOWED["training"] | {"training"}
 ALLOWED["reporting"] = {"training", "rewards", "data", "pages"}
 ALLOWED["commands"] = ALLOWED["configs"] | {"configs", "rewriting", "reporting"}
+ALLOWED["evaluation"] = ALLOWED["commands"] | {"commands"}
 
 WITHOUT_JAX = {"rewards", "data", "pages", "rewriting"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}

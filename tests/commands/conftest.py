@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from convert import hf, importer
-from igpo_jax import generate, score, settings
+from igpo_jax import compare, evaluate, generate, score, settings
 from igpo_jax.data import pipeline, templates, tokenizers
 from igpo_jax.data.chain import every_word
 from igpo_jax.diffusion.sampler import Sampler
@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture
 def run(capfd):
     """Runs a command in this process: .code, .out and .err."""
-    commands = {"generate": generate, "score": score}
+    commands = {"compare": compare, "evaluate": evaluate, "generate": generate, "score": score}
 
     def call(name: str, *arguments) -> SimpleNamespace:
         capfd.readouterr()
