@@ -4,23 +4,42 @@ Usage:
   python -m igpo_jax.train --config=configs/quickstart.py --workdir=runs/first
   python -m igpo_jax.train --config=configs/quickstart.py:grpo --workdir=runs/baseline --config.seed=1
 
-Run again with the same --workdir, it goes on from the newest checkpoint.
+Run again with the same --workdir, it goes on from the newest checkpoint. SIGTERM and Ctrl-C save and end the run, with
+exit code 75 and 130. With --check, one tiny step of every stage
+runs, is saved and restored, and nothing of it stays: a smoke test before a long run.
 """
+
+import sys
+
+from absl import flags
 
 from igpo_jax import cli, settings
 
 
-def main(command: cli.Command) -> None:
-    """Reads the settings, starts the judge and the devices, and runs the recipe."""
+def define(values: flags.FlagValues) -> None:
+    """Declares the command's own flags."""
+    flags.DEFINE_boolean("check", False, "Only try one tiny step of every stage of the config.", flag_values=values)
+    flags.DEFINE_boolean(
+        "allow-other-devices", False, "Go on with a run on other devices than it began on.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "resume-with-changes", False, "Go on with a run under other settings than it began with.", flag_values=values
+    )
+
+
+def main(command: cli.Command) -> int:
+    """Reads the settings, starts the judge and the devices, and runs the recipe; returns the exit code."""
     from igpo_jax.training.run_settings import RunSettings
 
     run_settings = settings.from_config_dict(RunSettings, command.config)
 
     from igpo_jax.parallel import mesh
     from igpo_jax.rewards.pool import JudgePool
+    from igpo_jax.training import stopping
 
+    stop = stopping.Stop()
     # The worker processes start before JAX's own threads, and the number of devices is fixed before the first array.
-    with JudgePool(run_settings.judge) as judge:
+    with stop.listening(), JudgePool(run_settings.judge) as judge:
         cores = mesh.usable_cores()
         devices = run_settings.cpu_devices or mesh.cpu_device_count(run_settings.batches, cores)
         mesh.force_cpu_devices(devices)
@@ -30,10 +49,22 @@ def main(command: cli.Command) -> None:
                 f"on CPU {devices} of {cores} cores are used: more do not divide every batch ({rows} rows)", flush=True
             )
 
-        from igpo_jax.training import recipe
+        from igpo_jax.training import check, recipe, run_directory
 
-        recipe.train(run_settings, command.workdir.absolute(), judge)
+        if command.flags.check:
+            return 0 if check.check(run_settings, command.workdir.absolute(), judge) else 1
+        given = command.flags
+        resuming = run_directory.Resuming(
+            other_devices=bool(given["allow-other-devices"].value),
+            with_changes=bool(given["resume-with-changes"].value),
+        )
+        try:
+            recipe.train(run_settings, command.workdir.absolute(), judge, resuming, stop)
+        except stopping.Stopped as stopped:
+            print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+            return stopped.code
+        return 0
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define=define)

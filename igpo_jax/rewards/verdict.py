@@ -1,6 +1,8 @@
 """One verdict on one completion: the part that needs no worker process, and the whole of it for a single process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from igpo_jax.errors import check_choice
 from igpo_jax.rewards.equality import compare, compare_quickly
@@ -26,6 +28,13 @@ class Verdict:
     answer: str | None
     reason: str
     timed_out: bool = False
+
+
+class Judge(Protocol):
+    """Whatever judges batches of completions: the pool of worker processes, or a journal before it."""
+
+    def judge(self, items: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """Verdicts of (gold, completion) pairs, in order."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import numpy as np
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
 from igpo_jax.parallel import processes
-from igpo_jax.rewards.pool import JudgePool
-from igpo_jax.rewards.verdict import Verdict
+from igpo_jax.rewards.verdict import Judge, Verdict
 from igpo_jax.rl import sampling
 from igpo_jax.rl.batch import completion_mask
 from igpo_jax.rl.judging import Judging
@@ -102,7 +101,7 @@ def answer(
     golds: Sequence[str],
     context: sampling.SamplerContext,
     decode: sampling.Decode,
-    judge: JudgePool,
+    judge: Judge,
 ) -> tuple[list[Answered], sampling.SamplingCost]:
     """Samples and judges completions; training and ``igpo_jax.evaluate`` both go through here.
 
@@ -138,7 +137,7 @@ def evaluate(
     samples: int,
     context: sampling.SamplerContext,
     decode: sampling.Decode,
-    judge: JudgePool,
+    judge: Judge,
 ) -> Evaluation:
     """Answers and judges every question; several processes share them and get the same result.
 

@@ -5,6 +5,7 @@ repeats a step must not learn from other verdicts than those it has seen, so it 
 ``journal/NAME_STEP.pPROCESS.jsonl``: a line a verdict, and one for what the step's replacements were.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,8 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from igpo_jax.rewards.pool import JudgePool
-from igpo_jax.rewards.verdict import Verdict
+from igpo_jax.rewards.verdict import Judge, Verdict
 from igpo_jax.training.files import is_full
 
 FOLDER = "journal"
@@ -29,12 +29,12 @@ class Journal:
     """Judges through a pool; what it has judged before in the same step it reads back instead.
 
     Args:
-      judge: the pool that judges, or anything with its ``judge``.
+      judge: who judges what is new.
       workdir: the run directory.
       process: number of this process; each writes files of its own and reads those of all.
     """
 
-    def __init__(self, judge: JudgePool, workdir: pathlib.Path, process: int = 0) -> None:
+    def __init__(self, judge: Judge, workdir: pathlib.Path, process: int = 0) -> None:
         self._judge, self._folder, self._process = judge, workdir / FOLDER, process
         self._lock = threading.RLock()
         self._known: dict[str, Verdict] = {}
@@ -113,6 +113,8 @@ class Journal:
             number = re.fullmatch(rf"{re.escape(name)}_(\d+)\.p\d+\.jsonl", path.name)
             if number and int(number[1]) <= upto:
                 path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where there is more in it, or nothing was ever judged
+            self._folder.rmdir()
 
     def _take(self, entry: dict[str, Any]) -> None:
         if "completions" in entry:

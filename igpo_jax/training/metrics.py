@@ -19,6 +19,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from igpo_jax.errors import UserError
+from igpo_jax.training.files import is_full, write_whole
 from igpo_jax.training.trackers import Tracker
 
 FILE = "metrics.jsonl"
@@ -63,12 +64,12 @@ class MetricsLog:
         self._tracker = tracker
         self._path = self.directory / FILE
         self._tensorboard = tensorboard
+        self._waiting = b""
+        self._logged: set[tuple[str, int]] = set()
         self._writers: dict[str, SummaryWriter] = {}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            rows = read_metrics(self.directory)
-            _replace(self._path, rows)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._open(read_metrics(self.directory))
         except OSError as error:
             raise UserError(
                 f"metrics file {self._path} cannot be written ({error.strerror or error}); check the permissions of "
@@ -91,15 +92,28 @@ class MetricsLog:
         kept = [row for row in rows if row.stage != stage or row.step <= step]
         if len(kept) < len(rows):
             self._file.close()
-            _replace(self._path, kept)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._open(kept)
             if self._tensorboard:
                 self._close_writer(stage)
                 self._writers[stage] = self._writer(stage, purge_step=step + 1)
         return len(rows) - len(kept)
 
+    def _open(self, rows: list[Row]) -> None:
+        """Leaves exactly ``rows`` in the file, and opens it for more."""
+        write_whole(self._path, "".join(_encode(row) for row in rows))
+        self._file = self._path.open("ab", buffering=0)
+        self._logged = {(row.stage, row.step) for row in rows}
+
+    def has(self, stage: str, step: int) -> bool:
+        """Whether a row of ``stage`` at ``step`` is in the log."""
+        return (stage, step) in self._logged
+
+    def rows(self, stage: str) -> list[Row]:
+        """The rows of ``stage`` that are in the file."""
+        return [row for row in read_metrics(self.directory) if row.stage == stage]
+
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one row and flushes it.
+        """Appends one row; it is in the file at once, unless the disk is full: then it waits for room in memory.
 
         Args:
           stage: stage of the recipe, such as "sft" or "rl".
@@ -115,8 +129,9 @@ class MetricsLog:
                 f"metric '{taken[0]}' has the name of a column of {FILE}; rename it, as in '{taken[0]}/all'"
             )
         row = Row(stage, int(step), time.time(), {name: float(value) for name, value in values.items()})
-        self._file.write(_encode(row))
-        self._file.flush()
+        self._logged.add((row.stage, row.step))
+        self._waiting += _encode(row).encode()
+        self._drain()
         if self._tracker is not None:
             self._tracker.write(stage, row.step, row.values)
         if self._tensorboard:
@@ -124,6 +139,25 @@ class MetricsLog:
             for name, value in row.values.items():
                 if math.isfinite(value):
                     writer.add_scalar(name, value, global_step=row.step, walltime=row.time)
+
+    def _drain(self) -> None:
+        """Writes the rows that wait; where the disk is too full for them the file still ends with a whole line."""
+        before, done = os.fstat(self._file.fileno()).st_size, 0
+        try:
+            while done < len(self._waiting):
+                done += os.write(self._file.fileno(), self._waiting[done:])
+            self._waiting = b""
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), before)
+            if not is_full(error):
+                raise
+            _log.warning("%s cannot grow (%s); its next rows wait for room", self._path, error.strerror)
+
+    def sync(self) -> bool:
+        """Waits until every row is on the disk; False where some still wait for room."""
+        self._drain()
+        os.fsync(self._file.fileno())
+        return not self._waiting
 
     def _writer(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
         # Files are otherwise named by the second, and a quick restart would write over the one before.
@@ -139,12 +173,23 @@ class MetricsLog:
             self._writers.pop(stage).close()
 
     def close(self) -> None:
-        """Flushes and closes every file."""
-        self._file.close()
+        """Flushes and closes every file.
+
+        Raises:
+          UserError: rows are lost, because the disk stayed full.
+        """
+        if not self._file.closed:
+            self._drain()
+            self._file.close()
         for stage in list(self._writers):
             self._close_writer(stage)
         if self._tracker is not None:
             self._tracker.close()
+        if self._waiting:
+            raise UserError(
+                f"{self._waiting.count(bytes([10]))} rows of {self._path} could not be written, because the disk is "
+                "full; make room and start the run again, which repeats what is after the last checkpoint"
+            )
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -213,10 +258,3 @@ def _decode(line: bytes) -> Row:
     fields = json.loads(line.decode("utf-8"))
     stage, step, moment = (fields.pop(name) for name in _RESERVED)
     return Row(stage, step, moment, {name: float(value) for name, value in fields.items()})
-
-
-def _replace(path: pathlib.Path, rows: list[Row]) -> None:
-    """Writes the whole file in one atomic move."""
-    draft = path.with_suffix(".jsonl.draft")
-    draft.write_text("".join(_encode(row) for row in rows), encoding="utf-8")
-    draft.replace(path)

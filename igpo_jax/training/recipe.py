@@ -7,27 +7,43 @@ from typing import Any
 import jax
 
 from igpo_jax.models import llada
-from igpo_jax.rewards.pool import JudgePool
+from igpo_jax.rewards.verdict import Judge
 from igpo_jax.training import console, plots, rl_stage, sft_stage
+from igpo_jax.training.files import write_whole
 from igpo_jax.training.run import Run, prepare
+from igpo_jax.training.run_directory import AS_BEFORE, Resuming
 from igpo_jax.training.run_settings import RunSettings
 from igpo_jax.training.stage_state import StageResult
+from igpo_jax.training.stopping import Stop
 
 HEADER = ("stage", "pass@1", "95% interval", "all wrong before", "after second batch", "time")
 
 
-def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> list[dict[str, Any]]:
+def train(
+    settings: RunSettings,
+    workdir: pathlib.Path,
+    judge: Judge,
+    resuming: Resuming = AS_BEFORE,
+    stop: Stop | None = None,
+) -> list[dict[str, Any]]:
     """Runs every configured stage in ``workdir``, going on from where an earlier run stopped.
 
     Args:
       settings: the whole configuration.
       workdir: the run directory.
       judge: the worker pool, running.
+      resuming: what may differ from the run that ``workdir`` holds.
+      stop: tells when the run is asked to end; None where nobody asks.
 
     Returns:
       One row per evaluation, as stored in summary.json.
+
+    Raises:
+      Stopped: the run was asked to end; it goes on from there when it is started again.
+      UserError: see ``prepare``; or too many updates in a row that are not finite, or a last checkpoint that could not
+        be written.
     """
-    run, params = prepare(settings, workdir, judge)
+    run, params = prepare(settings, workdir, judge, resuming, stop)
     with jax.set_mesh(run.mesh):
         rows = [_evaluated(run, "start", params, None)]
         if settings.sft.steps:
@@ -38,7 +54,7 @@ def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> lis
             result = rl_stage.run_rl(run, params)
             rows.append(_evaluated(run, settings.name, result.params, result))
     run.log.close()
-    (workdir / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_whole(workdir / "summary.json", json.dumps(rows, indent=2) + "\n")
     pictures = plots.plot_run(workdir)
     console.note(console.table([_cells(row) for row in rows], HEADER))
     saved = len(list((workdir / "rollouts").glob("*.jsonl")))
@@ -49,28 +65,44 @@ def train(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> lis
 def _evaluated(run: Run, stage: str, params: llada.Params, result: StageResult | None) -> dict[str, Any]:
     """The summary row of a stage; an evaluation that an earlier run stored at the same step is not repeated."""
     stored, step = run.workdir / "evaluations" / f"{stage}.json", _last_step(run, stage)
-    if stored.exists():
-        known = json.loads(stored.read_text())
-        if known.get("step") == step:
-            return {name: value for name, value in known.items() if name != "correct"}
+    known = json.loads(stored.read_text()) if stored.exists() else {}
+    if known.get("step") != step:
+        run.judge.begin(f"eval_{stage}", step)
+        known = _measured(run, stage, step, params, result)
+        # First the file, then the row: what a kill comes between is made up for below.
+        write_whole(stored, json.dumps(known) + "\n")
+        run.judge.forget(f"eval_{stage}", step)
+        run.judge.end()
+    order = float(_ORDER.get(stage, 2))
+    if not any(row.values.get("after_stage") == order and row.step == step for row in run.log.rows("eval")):
+        run.log.write("eval", step, _scores(known) | {"after_stage": order})
+    return {name: value for name, value in known.items() if name != "correct"}
+
+
+def _scores(row: dict[str, Any]) -> dict[str, float]:
+    """What of a summary row the metrics file stores."""
+    about_the_stage = ("stage", "step", "seconds", "correct", *rl_stage.TABLE_MEANS)
+    return {name: value for name, value in row.items() if name not in about_the_stage}
+
+
+#: Which evaluation a row of the stage "eval" is: two may be of the same step.
+_ORDER = {"start": 0, "sft": 1}
+
+
+def _measured(run: Run, stage: str, step: int, params: llada.Params, result: StageResult | None) -> dict[str, Any]:
+    """The summary row of a stage's parameters, with what is only stored."""
     evaluation = run.evaluate(params)
     scores = evaluation.metrics()
-    run.log.write("eval", step, scores | {"after_stage": 1.0})
-    row: dict[str, Any] = {
+    console.note(f"{stage}: pass@1 {100 * scores['pass_at_1']:.1f}% on {int(scores['questions'])} questions")
+    return {
         "stage": stage,
         "step": step,
         **scores,
         **(result.means if result else {}),
         "seconds": result.seconds if result else 0.0,
+        # The verdict on every question lets two runs be compared in pairs.
+        "correct": [sum(samples) for samples in evaluation.correct],
     }
-    stored.parent.mkdir(exist_ok=True)
-    partial = stored.with_suffix(".partial")
-    # The verdict on every question lets two runs be compared in pairs.
-    detail = row | {"correct": [sum(samples) for samples in evaluation.correct]}
-    partial.write_text(json.dumps(detail) + "\n")
-    partial.rename(stored)
-    console.note(f"{stage}: pass@1 {100 * row['pass_at_1']:.1f}% on {int(row['questions'])} questions")
-    return row
 
 
 def _last_step(run: Run, stage: str) -> int:

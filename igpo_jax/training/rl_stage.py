@@ -10,11 +10,12 @@ import optax
 
 from igpo_jax.data import pipeline
 from igpo_jax.models import llada
-from igpo_jax.parallel import sharding
+from igpo_jax.parallel import processes, sharding
 from igpo_jax.rl import objectives, rollout
 from igpo_jax.rl.batch import RolloutBatch, UpdateBatch
 from igpo_jax.training import console, health, metrics, rollout_log, statistics
 from igpo_jax.training import rl as rl_step
+from igpo_jax.training.files import spared_when_full
 from igpo_jax.training.run import Run
 from igpo_jax.training.stage_state import Stage, StageResult, floats, make_optimizer
 from igpo_jax.training.state import TrainState, create, merged_params, policy_of, reference_of
@@ -29,18 +30,25 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
         start, state = stage.restore(state)
         for rows in (run.settings.name, f"{run.settings.name}/eval"):
             run.log.truncate(rows, start)
+        rollout_log.forget(run.workdir, run.settings.name, start)
         stage.watch = _watch(run)
         loop = RlLoop(run, params, optimizer, schedule)
         progress = console.Progress(settings.steps, run.settings.name, start)
+        loop.evaluate(stage, state, start)
         for step in range(start, settings.steps):
-            state, values = loop.step(state, step)
-            stage.add({name: values[name] for name in _TABLE_MEANS} | {"steps": 1.0})
-            score = loop.evaluate(state, step + 1)
+            run.judge.begin(run.settings.name, step + 1)
+            with stage.saved_if_stopped(step, state):
+                policy, gathered = loop.gather(state, step)
+            state, values = loop.learn(state, policy, gathered, step)
+            stage.add({name: values[name] for name in TABLE_MEANS} | {"steps": 1.0})
             stage.log(step + 1, values)
+            stage.check_finite(values)
             progress.update(step + 1, {short: values[name] for short, name in _LINE.items() if name in values})
-            stage.save(step + 1, state, score)
+            stage.finish(step + 1, state)
+            loop.evaluate(stage, state, step + 1)
+        stage.end()
         steps = stage.sums.get("steps", 0.0)
-        means = {name: stage.sums[name] / steps for name in _TABLE_MEANS} if steps else {}
+        means = {name: stage.sums[name] / steps for name in TABLE_MEANS} if steps else {}
         return StageResult(merged_params(state), stage.elapsed(), means)
 
 
@@ -52,7 +60,8 @@ def _watch(run: Run) -> health.Monitor:
     return watch
 
 
-_TABLE_MEANS = ("all_wrong_before", "all_wrong_after", "rescued_groups", "replaced_rows")
+#: Metrics whose means over the steps are in the final table.
+TABLE_MEANS = ("all_wrong_before", "all_wrong_after", "rescued_groups", "replaced_rows")
 _LINE = {
     "reward": "reward",
     "pass@1": "pass_at_1",
@@ -81,12 +90,26 @@ class RlLoop:
         self._assemble = rl_step.make_update_batch(settings.objective)
         self._update = rl_step.make_rl_step(run.model, settings, optimizer, schedule)
 
-    def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, float]]:
-        """Runs outer step ``step``; nothing in it uses parameters older than the update before it."""
+    def gather(self, state: TrainState, step: int) -> tuple[llada.Policy, rollout.Rollout]:
+        """The first half of outer step ``step``: the policy in compute dtype, and what it samples.
+
+        Raises:
+          Stopped: the run was asked to end; ``state`` is untouched, and verdicts so far are in the journal.
+        """
         run = self._run
         rows = pipeline.batch_indices(len(run.questions["rl"]), self._settings.rollout.groups, run.settings.seed, step)
         policy = self._cast(policy_of(state.trainable, state.frozen), run.model)
         gathered = rollout.collect(policy, [run.questions["rl"][row] for row in rows], step, self._context)
+        # Both rounds, and the verdicts that were read back.
+        gathered.stats["judge_timeouts"] = float(processes.agree_sum(np.int64(run.judge.timed_out)))
+        run.judge.settle(gathered.rows.tokens, gathered.replaced)
+        return policy, gathered
+
+    def learn(
+        self, state: TrainState, policy: llada.Policy, gathered: rollout.Rollout, step: int
+    ) -> tuple[TrainState, dict[str, float]]:
+        """The second half: scores and inner updates; nothing in it uses parameters older than the update before it."""
+        run = self._run
         clock = time.perf_counter()
         batch, kept, score_values = self._scored(policy, state, gathered, step)
         score_seconds, clock = time.perf_counter() - clock, time.perf_counter()
@@ -99,9 +122,10 @@ class RlLoop:
         values["ratio_gap"] = _ratio_gap(outcomes[0])
         values |= {"score_seconds": score_seconds, "update_seconds": time.perf_counter() - clock}
         if self._settings.save_rollouts_every and (step + 1) % self._settings.save_rollouts_every == 0:
-            rollout_log.save(
-                run.workdir, run.settings.name, step + 1, gathered, kept, run.tokenizer, self._settings.rewards
-            )
+            with spared_when_full(f"the file of step {step + 1}'s rollouts"):
+                rollout_log.save(
+                    run.workdir, run.settings.name, step + 1, gathered, kept, run.tokenizer, self._settings.rewards
+                )
         return state, values
 
     def _scored(
@@ -122,17 +146,24 @@ class RlLoop:
             values["hint_logp_gap"] = rl_step.hint_gap(self._score, policy, device, sharding.to_host(old.logp))
         return batch, kept, values
 
-    def evaluate(self, state: TrainState, step: int) -> float | None:
+    def evaluate(self, stage: Stage, state: TrainState, step: int) -> None:
         """Pass@1 on held-out questions where the schedule asks for it; logged under the stage's "/eval".
 
-        Not after the last step: the recipe evaluates what the stage returns.
+        Not after the last step: the recipe evaluates what the stage returns. What a run that ended in the middle of it
+        still owes is made up for when the run goes on.
+
+        Raises:
+          Stopped: the run was asked to end; ``state`` is saved.
         """
-        every = self._run.settings.evaluation.every
-        if not every or step % every or step == self._settings.steps:
-            return None
-        scores = self._run.evaluate(merged_params(state))
-        self._run.log.write(f"{self._run.settings.name}/eval", step, scores.metrics())
-        return scores.pass_at_1
+        run, every = self._run, self._run.settings.evaluation.every
+        name = f"{run.settings.name}/eval"
+        if not step or not every or step % every or step == self._settings.steps or run.log.has(name, step):
+            return
+        run.judge.begin(f"{run.settings.name}_eval", step)
+        with stage.saved_if_stopped(step, state):
+            scores = run.evaluate(merged_params(state))
+        stage.score(step, scores.pass_at_1)
+        run.log.write(name, step, scores.metrics())
 
 
 def _ratio_gap(outcome: dict[str, jax.Array]) -> float:

@@ -49,6 +49,14 @@ def save(
     return path
 
 
+def forget(workdir: pathlib.Path, stage: str, step: int) -> None:
+    """Deletes the files of steps after ``step``, which a run resumed there is about to make again."""
+    for path in (workdir / FOLDER).glob(f"{stage}_*"):
+        number = path.stem.removeprefix(f"{stage}_")
+        if number.isdigit() and int(number) > step:
+            path.unlink(missing_ok=True)
+
+
 def _records(
     rollout: Rollout, kept: np.ndarray, tokenizer: Tokenizer, rewards: RewardSettings
 ) -> Iterator[dict[str, Any]]:

@@ -3,27 +3,30 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from convert.source import load_model
 from igpo_jax import settings as settings_lib
-from igpo_jax.data import pipeline, splits, templates, tokenizers
-from igpo_jax.data.examples import Example
+from igpo_jax.data import pipeline, report, templates, tokenizers
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
 from igpo_jax.parallel.mesh import make_mesh
-from igpo_jax.rewards.pool import JudgePool
+from igpo_jax.rewards.verdict import Judge
 from igpo_jax.rl import sampling
 from igpo_jax.rl.questions import questions_of
 from igpo_jax.rl.rollout import Question
-from igpo_jax.training import console, evaluation, metrics, trackers
-from igpo_jax.training.health import HealthSettings
+from igpo_jax.training import console, evaluation, metrics, run_directory, trackers
+from igpo_jax.training.files import write_whole
+from igpo_jax.training.journal import Journal
 from igpo_jax.training.metrics import MetricsLog
+from igpo_jax.training.prepared_data import prepare_data
+from igpo_jax.training.run_directory import AS_BEFORE, Resuming
 from igpo_jax.training.run_settings import ModelSettings, RunSettings
-from igpo_jax.training.sft import LONG_COMPLETIONS
+from igpo_jax.training.stopping import Stop
 
 
 @dataclasses.dataclass
@@ -35,10 +38,11 @@ class Run:
     mesh: jax.sharding.Mesh
     model: llada.Model
     tokenizer: tokenizers.Tokenizer
-    judge: JudgePool
+    judge: Journal
     log: MetricsLog
     encoded: dict[str, pipeline.Encoded]  # by split: sft, rl, test
     questions: dict[str, list[Question]]  # by split: rl, test
+    stop: Stop
 
     @property
     def key(self) -> jax.Array:
@@ -48,7 +52,9 @@ class Run:
     def sampler_context(self, temperature: float, rows_per_program: int) -> sampling.SamplerContext:
         """The run's sampler at a temperature of its own."""
         sampler = dataclasses.replace(self.settings.sampler, temperature=temperature)
-        return sampling.SamplerContext(self.model, sampler, self.mesh, rows_per_program, self.settings.seed)
+        return sampling.SamplerContext(
+            self.model, sampler, self.mesh, rows_per_program, self.settings.seed, self.stop.point
+        )
 
     def evaluate(self, params: llada.Params) -> evaluation.Evaluation:
         """Answers the held-out questions with plain parameters."""
@@ -59,13 +65,21 @@ class Run:
         return evaluation.evaluate(policy, asked, how.samples, context, self.tokenizer.decode, self.judge)
 
 
-def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> tuple[Run, llada.Params]:
+def prepare(
+    settings: RunSettings,
+    workdir: pathlib.Path,
+    judge: Judge,
+    resuming: Resuming = AS_BEFORE,
+    stop: Stop | None = None,
+) -> tuple[Run, llada.Params]:
     """Builds data, tokenizer, mesh and starting parameters; stores config and tokenizer in the run directory.
 
     Args:
       settings: the whole configuration.
       workdir: the run directory, made if missing.
       judge: worker pool, running.
+      resuming: what may differ from the run that the directory holds.
+      stop: tells when the run is asked to end; None where nobody asks.
 
     Returns:
       The run and its starting parameters on the mesh.
@@ -75,24 +89,14 @@ def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> t
         tokenizer. What an earlier run left in the directory is then untouched.
     """
     _writable(workdir)
-    _check_same_run(settings, workdir)
+    changes = run_directory.check_settings(settings, workdir, resuming)
     mesh = make_mesh(settings.mesh)
     settings.check_shards(mesh.shape["data"] * mesh.shape["fsdp"])
-    examples = {split: splits.open_split(settings.data, split, workdir / "data") for split in _needed(settings)}
-    tokenizer = _tokenizer(settings, examples, workdir)
+    data = prepare_data(settings, workdir)
+    settings, tokenizer, encoded = data.settings, data.tokenizer, data.encoded
     template = templates.get_template(settings.template)
-    encoded = {
-        split: pipeline.encode_examples(
-            rows,
-            template,
-            tokenizer,
-            settings.prompt_length,
-            settings.sft_length if split == "sft" else settings.sampler.length,
-            long_prompts=settings.long_prompts,
-            long_completions=LONG_COMPLETIONS[settings.sft.long_completions] if split == "sft" else "keep",
-        )
-        for split, rows in examples.items()
-    }
+    facts = run_directory.environment(mesh, template.hash, encoded)
+    changes += run_directory.check_environment(facts, workdir, resuming)
     config, params = _model(settings, tokenizer, mesh)
     run = Run(
         settings=settings,
@@ -100,14 +104,16 @@ def prepare(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> t
         mesh=mesh,
         model=llada.Model(config, settings.compute),
         tokenizer=tokenizer,
-        judge=judge,
+        judge=Journal(judge, workdir, jax.process_index()),
         log=_log(settings, workdir),
         encoded=encoded,
         questions={
             split: questions_of(encoded[split], settings.rl.hints) for split in ("rl", "test") if split in encoded
         },
+        stop=stop or Stop(),
     )
-    _store(run)
+    run_directory.take(changes, workdir, ("sft", settings.name))
+    _store(run, facts, data.reports)
     return run, params
 
 
@@ -116,11 +122,6 @@ def _log(settings: RunSettings, workdir: pathlib.Path) -> MetricsLog:
     known = settings_lib.to_config_dict(settings).to_dict()
     tracker = trackers.make_tracker(settings.tracker, workdir.name, known, metrics.last_steps(workdir))
     return MetricsLog(workdir, tracker=tracker)
-
-
-def _needed(settings: RunSettings) -> tuple[str, ...]:
-    """The splits that the configured stages read."""
-    return (*(("sft",) if settings.sft.steps else ()), *(("rl",) if settings.rl.steps else ()), "test")
 
 
 def _writable(workdir: pathlib.Path) -> None:
@@ -137,56 +138,6 @@ def _writable(workdir: pathlib.Path) -> None:
         ) from error
 
 
-#: What may change when a run goes on: how long it is, what it logs and keeps, and how the work is laid out.
-_MAY_CHANGE = frozenset(
-    {
-        *("sft.steps", "sft.micro_batches", "sft.logprob_chunk", "sft.log_every"),
-        *("rl.steps", "rl.micro_batches", "rl.score_batches", "rl.logprob_chunk", "rl.save_rollouts_every"),
-        *("rl.rollout.rows_per_program", "evaluation.rows_per_program", "evaluation.every"),
-        *("mesh.data", "mesh.fsdp", "mesh.tensor", "cpu_devices", "compute.remat", "data.path"),
-        *("judge.workers", "checkpoints.every", "checkpoints.keep_last", "checkpoints.keep_best"),
-        *(f"health.{field.name}" for field in dataclasses.fields(HealthSettings)),
-        *(f"tracker.{field.name}" for field in dataclasses.fields(trackers.TrackerSettings)),
-    }
-)
-
-
-def _check_same_run(settings: RunSettings, workdir: pathlib.Path) -> None:
-    """Raises UserError where the directory holds a run with other settings, which this one would mix with."""
-    stored = workdir / "config.json"
-    if not stored.exists():
-        return
-    try:
-        old = json.loads(stored.read_text())
-    except ValueError as error:
-        raise UserError(f"{stored} is not valid JSON ({error}); restore it, or use another --workdir") from error
-    # SFT that RL has started from is not made longer: the reference would be another one halfway through.
-    rl_began = any(path.name.isdigit() for path in (workdir / "checkpoints" / settings.name).glob("*"))
-    fixed = {"sft.steps"} if rl_began else set()
-    for path, before, now in settings_lib.changed_fields(old, settings):
-        known = settings_lib.ABSENT not in (before, now)
-        if path.startswith("rl.") and not rl_began:
-            continue
-        if known and (path in fixed or path not in _MAY_CHANGE):
-            raise UserError(
-                f"{workdir} holds a run with {path} {before!r}, but this one has {now!r}; "
-                f"use another --workdir, or go on with --config.{path}={before}"
-            )
-
-
-def _tokenizer(
-    settings: RunSettings, examples: Mapping[str, Sequence[Example]], workdir: pathlib.Path
-) -> tokenizers.Tokenizer:
-    """The tokenizer of the run directory where there is one, else a new one."""
-    stored = workdir / "tokenizer"
-    if (stored / "tokenizer.json").exists():
-        return tokenizers.load_tokenizer(stored, settings.tokenizer.chat)
-    template = templates.get_template(settings.template)
-    rows = examples.get("sft") or examples.get("rl") or examples["test"]
-    texts = pipeline.tokenizer_texts(settings.data, rows, template)
-    return tokenizers.build_tokenizer(settings.tokenizer, texts)
-
-
 def _model(
     settings: RunSettings, tokenizer: tokenizers.Tokenizer, mesh: jax.sharding.Mesh
 ) -> tuple[llada.ModelConfig, llada.Params]:
@@ -194,6 +145,7 @@ def _model(
     if settings.model.checkpoint:
         config, params, _ = load_model(settings.model.checkpoint, mesh, "float32")
         _agree(config, tokenizer, settings.model.checkpoint)
+        _check_context(config, settings)
         check_shape(config, settings.model)
         return config, params
     config = fresh_config(settings, tokenizer, mesh.shape["tensor"])
@@ -243,23 +195,28 @@ def _agree(config: llada.ModelConfig, tokenizer: tokenizers.Tokenizer, source: s
         )
 
 
-def _store(run: Run) -> None:
+def _check_context(config: llada.ModelConfig, settings: RunSettings) -> None:
+    """Raises UserError where prompt and completion together are longer than the checkpoint's rows."""
+    completion = max(settings.sampler.length, settings.sft_length if settings.sft.steps else 0)
+    if settings.prompt_length + completion > config.max_sequence_length:
+        raise UserError(
+            f"prompts of {settings.prompt_length} tokens (prompt_length) and completions of {completion} do not fit "
+            f"into the {config.max_sequence_length} positions of {settings.model.checkpoint}; lower prompt_length, "
+            "sampler.length or sft.completion_length"
+        )
+
+
+def _store(run: Run, facts: dict[str, Any], reports: dict[str, dict[str, Any]]) -> None:
     """Writes the tokenizer, config.json, the model's configuration, the data report and the machine's facts."""
-    reports = {split: encoded.report for split, encoded in run.encoded.items()}
-    facts = {
-        "devices": jax.device_count(),
-        "platform": run.mesh.devices.flat[0].platform,
-        "jax": jax.__version__,
-        "template_hash": templates.get_template(run.settings.template).hash,
-    }
     if not (run.workdir / "tokenizer" / "tokenizer.json").exists():
-        run.tokenizer.save(run.workdir / "tokenizer")
-    (run.workdir / "config.json").write_text(settings_lib.to_json(run.settings) + "\n")
-    (run.workdir / "model_config.json").write_text(json.dumps(run.model.config.to_hf(), indent=2) + "\n")
-    (run.workdir / "data_report.json").write_text(json.dumps(reports, indent=2) + "\n")
-    (run.workdir / "environment.json").write_text(json.dumps(facts, indent=2) + "\n")
+        draft = run.workdir / ".tokenizer.draft"
+        run.tokenizer.save(draft)
+        shutil.rmtree(run.workdir / "tokenizer", ignore_errors=True)
+        draft.rename(run.workdir / "tokenizer")
+    write_whole(run.workdir / "config.json", settings_lib.to_json(run.settings) + "\n")
+    write_whole(run.workdir / "model_config.json", json.dumps(run.model.config.to_hf(), indent=2) + "\n")
+    report.write_reports(run.workdir, reports)
+    write_whole(run.workdir / "environment.json", json.dumps(facts, indent=2) + "\n")
     console.note(f"{facts['devices']} {facts['platform']} devices, {run.workdir}")
-    for split, report in reports.items():
-        if report["dropped"]:
-            why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in report["dropped"].items())
-            console.note(f"{split}: {report['kept']} of {report['rows']} rows are used ({why})")
+    for line in report.summary(reports):
+        console.note(line)

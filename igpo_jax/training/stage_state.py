@@ -1,18 +1,21 @@
 """What both stages keep from step to step besides the model: checkpoints, sums for the table, the log of their rows."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import optax
 
+from igpo_jax.errors import UserError
 from igpo_jax.models import llada
 from igpo_jax.training import console, health, optimizers
 from igpo_jax.training.checkpoints import Checkpoints
 from igpo_jax.training.run import Run
 from igpo_jax.training.state import TrainState
+from igpo_jax.training.stopping import Stopped
 
 
 @dataclasses.dataclass
@@ -61,13 +64,69 @@ class Stage:
         """Seconds spent in this stage, restarts included."""
         return self.seconds + time.perf_counter() - self._started
 
-    def save(self, step: int, state: TrainState, metric: float | None) -> None:
-        """Saves where the schedule says so, and at the last step."""
+    def check_finite(self, values: Mapping[str, float]) -> None:
+        """Raises UserError where too many updates in a row were skipped, by the metrics of the last one."""
+        limit, found = self._run.settings.nonfinite_limit, int(values["skipped_in_a_row"])
+        if limit and found >= limit:
+            good = max(self._checkpoints.steps(), default=None)
+            where = f"{self._run.workdir / 'checkpoints' / self._name / str(good)}" if good else "none yet"
+            raise UserError(
+                f"{self._name}: the last {found} updates were skipped, because the loss ({values['loss']}) or the "
+                f"gradient (norm {values['grad_norm']}) is not finite; the last good checkpoint is {where}; go on from "
+                "it with a smaller learning rate and --resume-with-changes"
+            )
+
+    def finish(self, step: int, state: TrainState) -> None:
+        """The end of a step whose row is written: saves on schedule and at the last step, and leaves if asked to.
+
+        Raises:
+          Stopped: the run was asked to end; the step is saved.
+        """
+        self.save(step, state, force=step == self._total)
+        with self.saved_if_stopped(step, state):
+            self._run.stop.point(self._checkpoints.preempted(step))
+
+    @contextlib.contextmanager
+    def saved_if_stopped(self, step: int, state: TrainState) -> Iterator[None]:
+        """Saves ``state``, which is that after ``step`` steps, where the block is left because the run is to end."""
+        try:
+            yield
+        except Stopped:
+            if step:
+                self.save(step, state, force=True)
+                self._checkpoints.wait()
+                console.note(f"{self._name}: step {step} of {self._total} is saved")
+            raise
+
+    def save(self, step: int, state: TrainState, force: bool = False) -> None:
+        """Saves where the schedule says so, or by force; journals that no restart needs any more are deleted."""
+        if not self._checkpoints.due(step, force):
+            return
+        # A checkpoint that is ahead of the log would leave steps without a row.
+        if not self._run.log.sync() and not force:
+            return
         extra = {"seconds": self.elapsed(), "sums": self.sums}
-        self._checkpoints.save(step, dataclasses.replace(state, frozen=None), extra, metric, force=step == self._total)
+        if self._checkpoints.save(step, dataclasses.replace(state, frozen=None), extra, force=force):
+            # A restart begins at the oldest of these at the earliest.
+            kept = [known for known in self._checkpoints.steps() if known < step]
+            self._forget(min(kept[-self._run.settings.checkpoints.keep_last :], default=0))
+
+    def score(self, step: int, metric: float) -> None:
+        """Gives the checkpoint of ``step``, if there is one, the metric that the best is kept by."""
+        self._checkpoints.score(step, metric)
+
+    def _forget(self, upto: int) -> None:
+        for name in (self._name, f"{self._name}_eval"):
+            self._run.judge.forget(name, upto)
+
+    def end(self) -> None:
+        """The stage is finished: its last checkpoint is on disk, its journals are done with."""
+        self._checkpoints.wait()
+        self._forget(self._total)
 
     def close(self) -> None:
         """Waits for what is still being written, also when the stage is broken off."""
+        self._run.judge.end()
         self._checkpoints.close()
 
 

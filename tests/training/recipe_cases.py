@@ -13,7 +13,8 @@ import pytest
 
 from igpo_jax.parallel import sharding
 from igpo_jax.training import recipe, rl_stage, sft_stage, stage_state
-from igpo_jax.training.metrics import read_metrics
+from igpo_jax.training.metrics import is_wall_clock, read_metrics
+from igpo_jax.training.run_directory import AS_BEFORE, Resuming
 from igpo_jax.training.run_settings import RunSettings
 from tests.rl.rollout_cases import RuleJudge
 
@@ -135,13 +136,15 @@ class Recorder:
             checkpoints.close()
 
 
-def train(settings: RunSettings, workdir: pathlib.Path, **stops: int) -> Recorder:
+def train(
+    settings: RunSettings, workdir: pathlib.Path, resuming: Resuming = AS_BEFORE, judge: Any = None, **stops: int
+) -> Recorder:
     """A run in ``workdir``, whole or broken off; what it did, with its summary in ``rows``."""
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch, **stops)
         broken_off = any(step >= 0 for step in stops.values())
         with pytest.raises(Interrupted) if broken_off else contextlib.nullcontext():
-            recorder.rows = recipe.train(settings, workdir, RuleJudge(lucky))
+            recorder.rows = recipe.train(settings, workdir, judge or RuleJudge(lucky), resuming)
         if broken_off:
             recorder.die()
     return recorder
@@ -150,7 +153,7 @@ def train(settings: RunSettings, workdir: pathlib.Path, **stops: int) -> Recorde
 def metrics_of(workdir: pathlib.Path) -> list[tuple[str, int, dict[str, float]]]:
     """The rows of metrics.jsonl without wall-clock times, NaN as text so that rows compare."""
     return [
-        (row.stage, row.step, {k: str(v) for k, v in row.values.items() if not k.endswith("_seconds")})
+        (row.stage, row.step, {k: str(v) for k, v in row.values.items() if not is_wall_clock(k)})
         for row in read_metrics(workdir)
     ]
 

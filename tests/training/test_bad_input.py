@@ -49,7 +49,9 @@ def refused(tmp_path, earlier, capfd):
     def run(*overrides, workdir=earlier):
         before = kept(earlier)
         with pytest.raises(SystemExit) as ended:
-            cli.run(train.main, ["train", f"--config={config}", f"--workdir={workdir}", *overrides])
+            cli.run(
+                train.main, ["train", f"--config={config}", f"--workdir={workdir}", *overrides], define=train.define
+            )
         out, err = capfd.readouterr()
         assert ended.value.code == 2
         assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
@@ -192,7 +194,7 @@ def test_a_missing_workdir(tmp_path, capfd):
     config = tmp_path / "config.py"
     config.write_text(CONFIG)
     with pytest.raises(SystemExit) as ended:
-        cli.run(train.main, ["train", f"--config={config}"])
+        cli.run(train.main, ["train", f"--config={config}"], define=train.define)
     assert ended.value.code == 2
     assert capfd.readouterr().err.startswith("error: --workdir is missing")
 

@@ -30,7 +30,11 @@ def run(compiled_once, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe")
     (folder / "config.py").write_text(CONFIG)
     with pytest.raises(SystemExit) as ended:
-        cli.run(train.main, ["train", f"--config={folder}/config.py", f"--workdir={folder}/run", "--config.seed=3"])
+        cli.run(
+            train.main,
+            ["train", f"--config={folder}/config.py", f"--workdir={folder}/run", "--config.seed=3"],
+            define=train.define,
+        )
     assert ended.value.code == 0
     return folder / "run"
 
@@ -59,7 +63,7 @@ def test_the_facts_of_the_run_are_stored(run):
 
 def test_every_step_is_logged_once(run):
     rows = [(row.stage, row.step) for row in read_metrics(run)]
-    igpo = [("igpo", 1), ("igpo", 2), ("igpo/eval", 3), ("igpo", 3), ("igpo", 4)]
+    igpo = [("igpo", 1), ("igpo", 2), ("igpo", 3), ("igpo/eval", 3), ("igpo", 4)]
     assert rows == [("eval", 0), ("sft", 2), ("sft", 4), ("eval", 4), *igpo, ("eval", 4)]
     by_stage = {row.stage: row.values for row in read_metrics(run)}
     assert {"loss", "grad_norm", "learning_rate"} <= set(by_stage["sft"])

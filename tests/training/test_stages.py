@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from igpo_jax.errors import UserError
+from igpo_jax.training.run_directory import Resuming
 from tests.training import tiny
 from tests.training.recipe_cases import assert_same_bits, metrics_of, summary_of, train
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 SETTINGS = tiny.run_settings()
+CHANGES = Resuming(with_changes=True)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,10 @@ def test_a_run_that_is_given_more_steps_goes_on(whole, tmp_path):
     workdir, expected = whole
     sft = dataclasses.replace(SETTINGS.sft, steps=2)
     train(dataclasses.replace(SETTINGS, sft=sft, rl=dataclasses.replace(SETTINGS.rl, steps=0)), tmp_path)
-    train(dataclasses.replace(SETTINGS, rl=dataclasses.replace(SETTINGS.rl, steps=2)), tmp_path)
-    last = train(SETTINGS, tmp_path)
+    train(dataclasses.replace(SETTINGS, rl=dataclasses.replace(SETTINGS.rl, steps=2)), tmp_path, resuming=CHANGES)
+    with pytest.raises(UserError, match=r"other settings: rl\.steps 2 -> 4; .* take the changes with --resume-with"):
+        train(SETTINGS, tmp_path)
+    last = train(SETTINGS, tmp_path, resuming=CHANGES)
     assert [rollout.step for rollout in last.rollouts] == [2, 3]
     assert_same_bits(last.results, expected.results)
     assert summary_of(tmp_path) == summary_of(workdir), "the table tells of the longer run, not of the shorter one"
@@ -77,10 +81,11 @@ def test_a_run_that_is_given_more_steps_goes_on(whole, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 1}, r"holds a run with seed 0, but this one has 1; use another --workdir"),
-        ({"model": dataclasses.replace(SETTINGS.model, d_model=64)}, r"model\.d_model 32, but this one has 64"),
-        ({"sft": dataclasses.replace(SETTINGS.sft, steps=6)}, r"sft\.steps 4, but this one has 6"),
-        ({"name": "other"}, r"name 'igpo', but this one has 'other'"),
+        ({"seed": 1}, r"holds a run with other settings: seed 0 -> 1; use another --workdir"),
+        ({"seed": 1, "template": "paper"}, r"settings: seed 0 -> 1; template 'plain' -> 'paper'; use"),
+        ({"model": dataclasses.replace(SETTINGS.model, d_model=64)}, r"model\.d_model 32 -> 64"),
+        ({"sft": dataclasses.replace(SETTINGS.sft, steps=6)}, r"cannot be made longer .*: sft\.steps 4 -> 6"),
+        ({"name": "other"}, r"name 'igpo' -> 'other'"),
     ],
 )
 def test_a_run_is_not_mixed_with_another(whole, changes, words):

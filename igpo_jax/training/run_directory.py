@@ -1,0 +1,215 @@
+"""Whether a run directory may be gone on with: the same settings, data and devices, or leave to take other ones."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from igpo_jax import settings as settings_lib
+from igpo_jax.errors import UserError
+from igpo_jax.training import console
+from igpo_jax.training.run_settings import RunSettings
+
+CONFIG, ENVIRONMENT, HISTORY = "config.json", "environment.json", "history.jsonl"
+
+#: Settings that change no number of a step: what is logged, kept and shown, and where things lie.
+_FREE = (
+    *("sft.log_every", "rl.save_rollouts_every", "rl.hint_gap_every", "evaluation.every", "data.path", "data.cache"),
+    *("judge.workers", "judge.memory_mb", "checkpoints.", "health.", "tracker.", "cpu_devices", "nonfinite_limit"),
+)
+#: Settings of how the work is laid out, which change sums in their last bits alone.
+_LAYOUT = (
+    *("mesh.", "compute.remat", "sft.micro_batches", "sft.logprob_chunk"),
+    *("rl.micro_batches", "rl.score_batches", "rl.logprob_chunk"),
+    *("rl.rollout.rows_per_program", "evaluation.rows_per_program"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resuming:
+    """What a start in the directory of an earlier run may take otherwise than that run had it."""
+
+    other_devices: bool = False  # --allow-other-devices: devices, and how the work is laid out on them
+    with_changes: bool = False  # --resume-with-changes: settings and data
+
+
+#: Nothing.
+AS_BEFORE = Resuming()
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One thing that is not as the earlier run had it."""
+
+    what: str
+    before: Any
+    now: Any
+    is_device: bool = False
+    is_layout: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what} {_show(self.before)} -> {_show(self.now)}"
+
+    def taken(self, resuming: Resuming) -> bool:
+        """Whether the flags give leave for it."""
+        if self.is_device:
+            return resuming.other_devices
+        return resuming.with_changes or (self.is_layout and resuming.other_devices)
+
+
+def check_settings(settings: RunSettings, workdir: pathlib.Path, resuming: Resuming) -> list[Change]:
+    """Compares ``settings`` with those that the directory's run has.
+
+    Args:
+      settings: what this start asks for.
+      workdir: the run directory, new or old.
+      resuming: what may differ.
+
+    Returns:
+      The differences that are taken; those that change no number are not among them.
+
+    Raises:
+      UserError: there are others, or the stored settings cannot be read.
+    """
+    stored = _read(workdir / CONFIG)
+    if stored is None:
+        return []
+    # A setting that is newer than the run had its default.
+    defaults = _flat(json.loads(settings_lib.to_json(RunSettings())))
+    changes = []
+    for path, before, now in settings_lib.changed_fields(stored, settings):
+        before = defaults.get(path, before) if before == settings_lib.ABSENT else before
+        if now == settings_lib.ABSENT or before == now or path.startswith(_FREE):
+            continue
+        if path == "sft.steps" and settings.sft.epochs:
+            continue  # they follow from the epochs and the rows, which are compared themselves
+        changes.append(Change(path, before, now, is_layout=path.startswith(_LAYOUT)))
+    # SFT that RL has started from is not made longer: the reference would be another one halfway through.
+    if any(change.what == "sft.steps" for change in changes) and _saved_steps(workdir, settings.name):
+        raise UserError(
+            f"{workdir} holds a run whose RL stage began at the end of SFT, which cannot be made longer or shorter "
+            f"now: {_listing(changes, 'sft.steps')}; keep sft.steps, or use another --workdir"
+        )
+    _refuse([change for change in changes if not change.taken(resuming)], workdir)
+    return changes
+
+
+def check_environment(facts: Mapping[str, Any], workdir: pathlib.Path, resuming: Resuming) -> list[Change]:
+    """Compares the devices and the data with those that the directory's run has; as ``check_settings``.
+
+    Args:
+      facts: what ``environment`` returns.
+      workdir: the run directory, new or old.
+      resuming: what may differ.
+    """
+    stored = _read(workdir / ENVIRONMENT) or {}
+    changes = [
+        Change(f"{name} of the run", stored[name], facts[name], is_device=True)
+        for name in ("devices", "device_kind", "processes")
+        if name in stored and stored[name] != facts[name]
+    ]
+    known = stored.get("data", {})
+    for split, digest in facts["data"].items():
+        if known.get(split, digest) != digest:
+            changes.append(Change(f"rows of the split '{split}'", known[split], digest))
+    _refuse([change for change in changes if not change.taken(resuming)], workdir)
+    if stored.get("jax", facts["jax"]) != facts["jax"]:
+        console.note(f"made with jax {stored['jax']} so far, now {facts['jax']}: the run differs in its last bits")
+    return changes
+
+
+def environment(mesh: jax.sharding.Mesh, template_hash: str, encoded: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's numbers depend on besides its settings, as environment.json holds it.
+
+    Args:
+      mesh: the devices.
+      template_hash: of the prompt template.
+      encoded: the rows of every split as arrays (``data.pipeline.Encoded``).
+    """
+    return {
+        "devices": jax.device_count(),
+        "device_kind": mesh.devices.flat[0].device_kind,
+        "processes": jax.process_count(),
+        "platform": mesh.devices.flat[0].platform,
+        "jax": jax.__version__,
+        "template_hash": template_hash,
+        "data": {split: _digest(rows) for split, rows in encoded.items()},
+    }
+
+
+def take(changes: list[Change], workdir: pathlib.Path, stages: tuple[str, ...]) -> None:
+    """Says which changes are taken and appends them to history.jsonl, with the steps that were made before them."""
+    if not changes:
+        return
+    if any(change.is_device for change in changes):
+        console.note("other devices than before: from here on the run is not the same to the bit")
+    console.note("taken otherwise than before: " + "; ".join(str(change) for change in changes))
+    row = {
+        "time": round(time.time(), 3),
+        "after": {stage: max(_saved_steps(workdir, stage), default=0) for stage in stages},
+        "changes": {change.what: [change.before, change.now] for change in changes},
+    }
+    with (workdir / HISTORY).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _refuse(changes: list[Change], workdir: pathlib.Path) -> None:
+    """Raises UserError for changes that no flag gives leave for."""
+    if not changes:
+        return
+    flags = ["--allow-other-devices" for change in changes if change.is_device]
+    flags += ["--resume-with-changes" for change in changes if not change.is_device]
+    raise UserError(
+        f"{workdir} holds a run with other settings: {_listing(changes)}; use another --workdir, go on with what the "
+        f"run has, or take the changes with {' '.join(dict.fromkeys(flags))}"
+    )
+
+
+def _listing(changes: list[Change], what: str = "") -> str:
+    return "; ".join(str(change) for change in changes if what in ("", change.what))
+
+
+def _show(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """A JSON object of the run directory, None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it, or use another --workdir") from error
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} holds {type(found).__name__}, expected the object that a run stores there; restore it, or use "
+            "another --workdir"
+        )
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _saved_steps(workdir: pathlib.Path, stage: str) -> list[int]:
+    return [int(path.name) for path in (workdir / "checkpoints" / stage).glob("*") if path.name.isdigit()]
+
+
+def _digest(rows: Any) -> str:
+    """12 hex digits of a split's tokens, in their order."""
+    digest = hashlib.sha256()
+    for array in (rows.prompt_tokens, rows.completion_tokens):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
