@@ -27,7 +27,8 @@ PHASES = {
     "evaluate": "evaluation",
     "compile": "compiling",
 }
-_BESIDE = {"judge": "judging (beside the sampling)", "judge_wait": "waiting for the judge (in the sampling)"}
+#: Seconds that pass within those above.
+BESIDE = {"judge": "judging (beside the sampling)", "judge_wait": "waiting for the judge (in the sampling)"}
 #: What moves the run forward; the rest is overhead.
 _PRODUCTIVE = ("rollout", "inpaint", "score", "update", "evaluate")
 
@@ -125,7 +126,7 @@ def seconds_by_phase(rows: Sequence[Row], stage: str) -> dict[str, float]:
     """Seconds of each phase over the rows of a stage, those of earlier starts of the run included."""
     total: dict[str, float] = {}
     for row in rows:
-        for name in (*PHASES, *_BESIDE):
+        for name in (*PHASES, *BESIDE):
             if row.stage == stage and f"{name}_seconds" in row.values:
                 total[name] = total.get(name, 0.0) + row.values[f"{name}_seconds"]
     return total
@@ -146,7 +147,7 @@ def _productive_of(seconds: Mapping[str, float]) -> float:
 def table(rows: Sequence[Row], stages: Sequence[str]) -> str:
     """Seconds by phase, one column a stage; empty where no row has any."""
     columns = {stage: spent for stage in stages if (spent := seconds_by_phase(rows, stage))}
-    named = {**PHASES, **_BESIDE}
+    named = {**PHASES, **BESIDE}
     lines = [
         (title, *(_cell(spent.get(name)) for spent in columns.values()))
         for name, title in named.items()

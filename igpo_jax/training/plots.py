@@ -4,9 +4,11 @@ A subject whose metrics were never logged is left out.
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,12 +17,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from igpo_jax.training import accounting
 from igpo_jax.training.metrics import Row, read_metrics
 from igpo_jax.training.subjects import PERCENT, SUBJECTS, Subject, evaluation_labels, kind_of, metrics_of
 
 # Okabe and Ito's palette, which stays apart under the common colour blindnesses.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_INSIDE = "judge_seconds"
+#: Phases that pass while others are under way: drawn as lines over the stack, not as layers of it.
+_BESIDE = tuple(f"{name}_seconds" for name in accounting.BESIDE)
+#: Drawing again while a run goes on takes at most one part in so many of its time.
+_SHARE = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +64,31 @@ def plot_run(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
         _draw(figure.add_subplot(lines, columns, place), subject, curves, rows)
     written.append(_save(figure, folder / "overview.png", dpi=110))
     return written
+
+
+class Painter:
+    """Draws the pictures of a run again while it goes on, seldom enough to cost little of its time.
+
+    Args:
+      directory: the run folder.
+      pause: seconds between two drawings at least; slow drawings lie further apart.
+      clock: seconds on a clock that never goes back.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], pause: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._directory, self._pause, self._clock = directory, pause, clock
+        self._next = clock() + pause
+
+    def row_written(self) -> None:
+        """Draws all pictures where the last time is long enough ago."""
+        begin = self._clock()
+        if begin < self._next:
+            return
+        plot_run(self._directory)
+        spent = self._clock() - begin
+        self._next = begin + spent + max(self._pause, _SHARE * spent)
 
 
 def _save(figure: Figure, path: pathlib.Path, dpi: int) -> pathlib.Path:
@@ -131,11 +162,10 @@ def _lines(axes: Axes, curves: Sequence[_Curve]) -> None:
 
 
 def _stack(axes: Axes, curves: Sequence[_Curve]) -> None:
-    # Completions are judged while others are still sampled, so that time is part of another phase.
-    for curve in curves:
-        if curve.metric == _INSIDE:
-            axes.plot(curve.x, curve.y, color="black", linewidth=1.2, linestyle="--", label=f"{curve.label}, within")
-    curves = [curve for curve in curves if curve.metric != _INSIDE]
+    beside = [curve for curve in curves if curve.metric in _BESIDE]
+    for curve, style in zip(beside, itertools.cycle(("--", ":"))):
+        axes.plot(curve.x, curve.y, color="black", linewidth=1.2, linestyle=style, label=f"{curve.label}, within")
+    curves = [curve for curve in curves if curve.metric not in _BESIDE]
     if not curves:
         return
     x = np.unique(np.concatenate([curve.x for curve in curves]))

@@ -93,6 +93,17 @@ SUBJECTS = (
     Subject("length", "Completion length", "tokens", "rl", (("completion_length", "up to the first EOS"),)),
     Subject("evaluation", "Held-out questions", "pass@k [%]", "eval", ((r"pass_at_\d+", ""),), PERCENT),
     Subject("evaluation_length", "Completion length on held-out questions", "tokens", "eval", (("mean_length", ""),)),
+    Subject(
+        "throughput", "Throughput of a device", "tokens per second", "rl", ((r"(rollout|update)_tokens_per_second", ""),)
+    ),
+    Subject(
+        "utilisation",
+        "Utilisation",
+        "share [%]",
+        "rl",
+        (("mfu_rollout", "MFU of sampling"), ("mfu_update", "MFU of updates"), ("goodput", "goodput of the run")),
+        PERCENT,
+    ),
     Subject("time", "Time of a step by phase", "seconds", "rl", ((r".+_seconds", ""),), stacked=True),
 )
 
@@ -117,7 +128,7 @@ def readable(metric: str) -> str:
     """A metric's name as a label: "pass@8", "rollout"."""
     if match := re.fullmatch(r"pass_at_(\d+)", metric):
         return f"pass@{match[1]}"
-    return metric.removesuffix("_seconds").replace("_", " ")
+    return metric.removesuffix("_seconds").removesuffix("_tokens_per_second").replace("_", " ")
 
 
 def evaluation_labels(rows: Sequence[Row]) -> list[str]:

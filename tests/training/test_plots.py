@@ -29,6 +29,8 @@ RL = {
     "completion_length": 33.0,
     "hint_ratio": 0.4,
     "learning_rate": 1e-4,
+    "rollout_tokens_per_second": 900.0,
+    "goodput": 0.9,
     "rollout_seconds": 4.0,
     "update_seconds": 2.0,
 }
@@ -143,6 +145,22 @@ def test_judging_is_drawn_inside_the_phases_and_not_on_top():
     judged = [Row("igpo", 1, 0.0, {"judge_seconds": 1.0})]
     plots._draw(only, subject("time"), plots._curves(subject("time"), judged), judged)
     assert len(only.lines) == 1
+
+
+def test_pictures_are_drawn_again_while_a_run_goes_on(tmp_path, monkeypatch):
+    drawn, now = [], [0.0]
+
+    def plot_run(directory):
+        drawn.append(now[0])
+        now[0] += 2.0
+
+    monkeypatch.setattr(plots, "plot_run", plot_run)
+    painter = plots.Painter(tmp_path, pause=60.0, clock=lambda: now[0])
+    while now[0] < 300:
+        painter.row_written()
+        now[0] += 1.0
+    # The first after the pause; the next one 50 times as long after it as the drawing took.
+    assert drawn == [60.0, 162.0, 264.0]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7])
