@@ -25,7 +25,7 @@ ALLOWED = {
 }
 ALLOWED["configs"] = ALLOWED["training"] | {"training"}
 ALLOWED["reporting"] = {"training", "rewards", "data", "pages"}
-ALLOWED["commands"] = ALLOWED["configs"] | {"configs", "rewriting", "reporting"}
+ALLOWED["commands"] = ALLOWED["configs"] | {"configs", "rewriting", "reporting", "evaluation"}
 ALLOWED["evaluation"] = ALLOWED["commands"] | {"commands"}
 
 WITHOUT_JAX = {"rewards", "data", "pages", "rewriting"}
