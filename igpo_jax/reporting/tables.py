@@ -6,9 +6,11 @@ from typing import Any
 from igpo_jax.pages.document import escape
 from igpo_jax.reporting.groups import Group
 from igpo_jax.reporting.runs import RunFolder
+from igpo_jax.training import accounting
 from igpo_jax.training.console import format_duration
 
 _SUFFIX = "_seconds"
+_TITLES = accounting.PHASES | accounting.BESIDE
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], strong: Sequence[int] = ()) -> str:
@@ -107,12 +109,8 @@ def time_tables(runs: Sequence[RunFolder]) -> str:
     return f'<div class="blocks">{"".join(blocks)}</div>' if blocks else ""
 
 
-#: Phases that pass while another one is under way; they are listed, not added up.
-_WITHIN = {"judge"}
-
-
 def _time_block(title: str, phases: dict[str, float], steps: int) -> str:
-    added = {phase: seconds for phase, seconds in phases.items() if phase not in _WITHIN}
+    added = {phase: seconds for phase, seconds in phases.items() if phase not in accounting.BESIDE}
     total = sum(added.values()) or 1.0
     rects, left = "", 0.0
     for number, (phase, seconds) in enumerate(added.items()):
@@ -124,7 +122,7 @@ def _time_block(title: str, phases: dict[str, float], steps: int) -> str:
     for phase, seconds in phases.items():
         colour = f'<i class="swatch c{list(added).index(phase) % 8}"></i>' if phase in added else ""
         part = f"{100 * seconds / total:.0f}%" if phase in added else "within"
-        name = escape(phase.replace("_", " "))
+        name = escape(_TITLES.get(phase, phase.replace("_", " ")))
         cells = (_brief(seconds), _brief(seconds / steps), part)
         lines += f"<tr><td>{colour}{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     cells = (_brief(total), _brief(total / steps), "")

@@ -11,8 +11,10 @@ import optax
 
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
-from igpo_jax.training import console, health, optimizers
+from igpo_jax.parallel import processes
+from igpo_jax.training import console, health, optimizers, plots
 from igpo_jax.training.checkpoints import Checkpoints
+from igpo_jax.training.files import spared_when_full
 from igpo_jax.training.run import Run
 from igpo_jax.training.state import TrainState
 from igpo_jax.training.stopping import Stopped
@@ -35,6 +37,7 @@ class Stage:
         self._run, self._name, self._total = run, name, total
         self._started = time.perf_counter()
         self.watch: health.Monitor | None = None
+        self._painter = plots.Painter(run.workdir)
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
 
@@ -54,6 +57,9 @@ class Stage:
         self._run.log.write(self._name, step, values)
         for finding in self.watch.observe(step, values) if self.watch else ():
             console.warn(f"{finding.signature} is {console.format_number(finding.value)}: {finding.advice}")
+        if processes.is_main():
+            with spared_when_full("the pictures of the curves"):
+                self._painter.row_written()
 
     def add(self, values: dict[str, float]) -> None:
         """Adds to the sums that the final table's means are made of."""
