@@ -10,7 +10,7 @@ import shlex
 
 import pytest
 
-from igpo_jax import cli, settings
+from igpo_jax import cli, settings, train
 from igpo_jax.training.run_settings import RunSettings
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -158,7 +158,7 @@ def test_every_command_is_accepted(page, argv, monkeypatch, capsys):
         built.append(settings.from_config_dict(RunSettings, command.config))
 
     with pytest.raises(SystemExit) as stop:
-        cli.run(main, argv)
+        cli.run(main, argv, define=train.define)
     assert stop.value.code == 0, capsys.readouterr().err
     assert len(built) == 1
 
