@@ -107,7 +107,8 @@ function inside(sample) {
   node.append(bar, text, facts);
   return node;
 }
-for (const control of [suite, search, ...boxes]) control.addEventListener("input", filter);
+search.addEventListener("input", filter);
+for (const control of [suite, ...boxes]) control.addEventListener("change", filter);
 more.addEventListener("click", extend);
 document.getElementById("controls").hidden = false;
 filter();
