@@ -97,7 +97,7 @@ prepare_locked() {
         if ! grep -qE "^$version [0-9a-f]{64} " "$state" || ! grep -qF " $root [" "$state" || ! "$venv/bin/python" -c '' 2>/dev/null; then
             rm -rf "$venv"
         elif grep -qF '[test]' "$state"; then
-            extra=test
+            extra="test"
         fi
     fi
     printf 'Setting up %s with Python %s (once; one to five minutes, about 0.5 GB to download) ...\n' "$venv" "$version" >&2

@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# What the launch scripts for clusters share: errors of one sentence, and steps that --dry-run shows instead of making.
+
+dry_run=no
+
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    exit 2
+}
+
+say() { printf '%s\n' "$1" >&2; }
+
+# One shell line that stands for its arguments.
+quoted() {
+    local word line=""
+    for word in "$@"; do
+        [[ $word =~ ^[-A-Za-z0-9_@%+=:,./]+$ ]] || word=${word@Q}
+        line+="$word "
+    done
+    printf '%s\n' "${line% }"
+}
+
+# Shows a command, and runs it unless this is a dry run.
+step() {
+    printf '+ %s\n' "$(quoted "$@")" >&2
+    [ "$dry_run" = yes ] || "$@"
+}
+
+require_tool() {
+    [ "$dry_run" = yes ] || command -v "$1" >/dev/null || fail "$1 was not found on PATH; $2"
+}
+
+# require_option NAME VALUE EXAMPLE
+require_option() {
+    [ -n "$2" ] || fail "--$1 is missing; pass --$1=$3"
+}
+
+# The comment at the head of a script is its help.
+show_help() { sed -n '2,/^[^#]/{ s/^# \{0,1\}//; t print; b; :print; p }' "$1"; }
