@@ -29,7 +29,7 @@ def get_config(variant: str = "igpo") -> RunSettings:
     rollout = RolloutSettings(groups=4, group_size=8, rows_per_program=32, second_batch=VARIANTS[variant])
     return RunSettings(
         name=variant,
-        prompt_length=128,
+        prompt_length=240,  # the longest test question has 233 tokens; no test question is left out
         long_prompts="drop",
         model=ModelSettings(d_model=96, n_layers=3, n_heads=4, n_kv_heads=4, mlp_hidden_size=256),
         data=DataSettings(name="gsm8k"),
@@ -38,6 +38,7 @@ def get_config(variant: str = "igpo") -> RunSettings:
         sft=SftSettings(
             steps=800,
             batch_size=32,
+            length_buckets=4,
             optimizer=OptimizerSettings(
                 learning_rate=2e-3,
                 schedule="wsd",

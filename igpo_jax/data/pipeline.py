@@ -114,10 +114,10 @@ def length_statistics(lengths: Sequence[int]) -> dict[str, float]:
 
 
 def length_histogram(lengths: Sequence[int]) -> dict[str, Any]:
-    """Returns token counts as a histogram: ``bin`` (tokens, a power of two) and ``counts``, at most 40 bins from 0."""
+    """Returns token counts as a histogram: ``bin`` (tokens, a power of two) and ``counts``, at most 24 bins from 0."""
     values = np.asarray(lengths)
     width = 8
-    while values.max() // width >= 40:
+    while values.max() // width >= 24:
         width *= 2
     return {"bin": width, "counts": np.bincount(values // width).tolist()}
 

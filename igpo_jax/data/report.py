@@ -3,7 +3,7 @@
 import collections
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from igpo_jax.data.fingerprints import overlap
@@ -66,10 +66,9 @@ def summary(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
             lines.append(f"{split}: {report['kept']} of {report['rows']} rows are used ({_counts(report['dropped'])})")
         if split == "sft" and report["completions_cut"]:
             lines.append(f"sft: {report['completions_cut']} traces are cut at {report['completion_length']} tokens")
-        shared = {name: count for name, count in report.get("test_overlap", {}).items() if count}
-        if shared:
+        if any(report.get("test_overlap", {}).values()):
             lines.append(
-                f"{split}: {_counts(shared)} questions are test questions as well"
+                f"{split}: {_overlap_text(report['test_overlap'])} are test questions as well"
                 " (data.on_test_overlap 'drop' leaves those of public test sets out)"
             )
     return [*lines, *_paper_counts(reports)]
@@ -92,16 +91,21 @@ def _split_text(split: str, report: Mapping[str, Any]) -> str:
         f"{split}: {report['kept']} of {report['rows']} rows of {built.get('data_set', 'several sets')}",
         f"  template {report['template']} ({report['template_hash']}), vocabulary {report['vocab_size']}",
         f"  solutions by source: {_counts(report['trace_sources'])}",
-        f"  dropped here: {_counts(report['dropped']) or 'none'}; completions cut: {report['completions_cut']}",
+        f"  dropped here: {_counts(report['dropped']) or 'none'}; longer than their room: {report['completions_cut']}",
         f"  dropped while building: {dropped}; read: {_counts(built.get('read', {})) or 'none'}",
     ]
     if "test_overlap" in report:
-        lines.append(f"  questions shared with test sets: {_counts(report['test_overlap'])}")
+        lines.append(f"  questions that are test questions as well: {_overlap_text(report['test_overlap'])}")
     if "length_buckets" in report:
         lines += _bucket_lines(report["length_buckets"])
     for part in ("prompt", "completion"):
         lines += _histogram_lines(part, report)
     return "\n".join([*lines, ""])
+
+
+def _overlap_text(counts: Mapping[str, int]) -> str:
+    shared = ", ".join(f"{count} of {name}" for name, count in counts.items() if count)
+    return shared or f"none of {', '.join(counts)}"
 
 
 def _bucket_lines(buckets: Mapping[str, Any]) -> list[str]:
@@ -124,6 +128,5 @@ def _histogram_lines(part: str, report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _counts(counts: Mapping[str, Any] | Sequence[Any]) -> str:
-    items = counts.items() if isinstance(counts, Mapping) else ()
-    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in items)
+def _counts(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
