@@ -7,9 +7,13 @@ Usage:
 Run again with the same --workdir, it goes on from the newest checkpoint. SIGTERM and Ctrl-C save and end the run, with
 exit code 75 and 130. With --check, one tiny step of every stage
 runs, is saved and restored, and nothing of it stays: a smoke test before a long run.
+
+On several machines, run the same command on each: TPU pods and srun are recognised by themselves, elsewhere add
+--coordinator=HOST:PORT --processes=COUNT --process-id=NUMBER (docs/multi_host.md).
 """
 
 import sys
+from typing import Any, cast
 
 from absl import flags
 
@@ -25,6 +29,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "resume-with-changes", False, "Go on with a run under other settings than it began with.", flag_values=values
     )
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, of several processes.", flag_values=values)
+    flags.DEFINE_integer("processes", 0, "How many processes run together.", flag_values=values)
+    flags.DEFINE_integer("process-id", -1, "Number of this process, from 0.", flag_values=values)
 
 
 def main(command: cli.Command) -> int:
@@ -33,37 +40,48 @@ def main(command: cli.Command) -> int:
 
     run_settings = settings.from_config_dict(RunSettings, command.config)
 
-    from igpo_jax.parallel import mesh
+    from igpo_jax.parallel import mesh, processes
     from igpo_jax.rewards.pool import JudgePool
     from igpo_jax.training import stopping
 
-    stop = stopping.Stop()
+    given, stop = command.flags, stopping.Stop()
     # The worker processes start before JAX's own threads, and the number of devices is fixed before the first array.
-    with stop.listening(), JudgePool(run_settings.judge) as judge:
+    with JudgePool(run_settings.judge) as judge:
+        where, *numbers = (cast(Any, given[name].value) for name in ("coordinator", "processes", "process-id"))
+        count = processes.initialize(where, *numbers)
+        # A CPU's devices are this process's part of all, so its batches are too.
+        batches = [rows // count if rows % count == 0 else 1 for rows in run_settings.batches]
         cores = mesh.usable_cores()
-        devices = run_settings.cpu_devices or mesh.cpu_device_count(run_settings.batches, cores)
+        devices = run_settings.cpu_devices or mesh.cpu_device_count(batches, cores)
         mesh.force_cpu_devices(devices)
-        if devices < cores and not run_settings.cpu_devices:
-            rows = ", ".join(str(rows) for rows in sorted(set(run_settings.batches)))
-            print(
-                f"on CPU {devices} of {cores} cores are used: more do not divide every batch ({rows} rows)", flush=True
-            )
+        # Joining the others sets a handler for SIGTERM; the run's own comes after it and stays.
+        with stop.listening(), processes.together(where):
+            if devices < cores and not run_settings.cpu_devices:
+                rows = ", ".join(str(rows) for rows in sorted(set(run_settings.batches)))
+                print(
+                    f"on CPU {devices} of {cores} cores are used: more do not divide every batch ({rows} rows)",
+                    flush=True,
+                )
+            return _run(command, run_settings, judge, stop)
 
-        from igpo_jax.training import check, recipe, run_directory
 
-        if command.flags.check:
-            return 0 if check.check(run_settings, command.workdir.absolute(), judge) else 1
-        given = command.flags
-        resuming = run_directory.Resuming(
-            other_devices=bool(given["allow-other-devices"].value),
-            with_changes=bool(given["resume-with-changes"].value),
-        )
-        try:
-            recipe.train(run_settings, command.workdir.absolute(), judge, resuming, stop)
-        except stopping.Stopped as stopped:
-            print(f"{stopped}; the same command goes on from here", file=sys.stderr)
-            return stopped.code
-        return 0
+def _run(command: cli.Command, run_settings: Any, judge: Any, stop: Any) -> int:
+    """The recipe, or its check; returns the exit code."""
+    from igpo_jax.training import check, recipe, run_directory, stopping
+
+    if command.flags.check:
+        return 0 if check.check(run_settings, command.workdir.absolute(), judge) else 1
+    given = command.flags
+    resuming = run_directory.Resuming(
+        other_devices=bool(given["allow-other-devices"].value),
+        with_changes=bool(given["resume-with-changes"].value),
+    )
+    try:
+        recipe.train(run_settings, command.workdir.absolute(), judge, resuming, stop)
+    except stopping.Stopped as stopped:
+        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+        return stopped.code
+    return 0
 
 
 if __name__ == "__main__":

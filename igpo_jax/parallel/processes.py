@@ -8,6 +8,9 @@ waits for a program that another one never launches.
 import contextlib
 import json
 import os
+import socket
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from igpo_jax.errors import UserError
+from igpo_jax.parallel import watchdog
 
 #: Seconds without a sign of life after which a process counts as lost.
 HEARTBEAT_SECONDS = 60
@@ -25,7 +29,7 @@ START_SECONDS = 300
 VARIABLES = {"coordinator": "IGPO_COORDINATOR", "processes": "IGPO_PROCESSES", "process-id": "IGPO_PROCESS_ID"}
 
 
-def initialize(coordinator: str = "", processes: int = 0, process_id: int = -1) -> None:
+def initialize(coordinator: str = "", processes: int = 0, process_id: int = -1) -> int:
     """Joins the other processes of the run; call it before anything starts the jax backend.
 
     With an address, all three arguments are needed. Without, TPU pods and ``srun`` are recognised by themselves, and
@@ -36,16 +40,20 @@ def initialize(coordinator: str = "", processes: int = 0, process_id: int = -1) 
       processes: how many there are; 0 where ``coordinator`` is empty.
       process_id: number of this one, from 0; -1 where ``coordinator`` is empty.
 
+    Returns:
+      How many processes there are; on a TPU pod, where only the backend knows it, 1.
+
     Raises:
       UserError: the three do not fit each other, or the others did not come in time.
     """
     coordinator, processes, process_id = _from_environment(coordinator, processes, process_id)
     _check(coordinator, processes, process_id)
-    if coordinator:
-        if processes > 1:
-            _join(coordinator_address=coordinator, num_processes=processes, process_id=process_id)
-    elif _on_slurm() or _on_tpu_pod():
+    if coordinator and processes > 1:
+        _join(coordinator_address=coordinator, num_processes=processes, process_id=process_id)
+    elif not coordinator and (_on_slurm() or _on_tpu_pod()):
         _join()
+        return int(os.environ["SLURM_STEP_NUM_TASKS"]) if _on_slurm() else 1
+    return max(1, processes)
 
 
 def _from_environment(coordinator: str, processes: int, process_id: int) -> tuple[str, int, int]:
@@ -182,6 +190,48 @@ def agree_max(value: int) -> int:
 def broadcast(tree: Any) -> Any:
     """The main process's numpy arrays, of the same shapes and dtypes on all processes."""
     return jax.tree.map(lambda leaf: gather(leaf)[0], tree)
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    agree_any(False)
+
+
+@contextlib.contextmanager
+def together(coordinator: str = "") -> Iterator[None]:
+    """The block that all processes run: what one of them fails by, or its loss, ends all, each with one sentence.
+
+    The others' standard output is closed inside the block, so that a run speaks once. On one process nothing happens.
+
+    Args:
+      coordinator: ``HOST:PORT`` where one was given; its host is the first to look for the main process.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    listener: socket.socket | None = None
+    address: dict[str, Any] = {}
+    if is_main():
+        listener, address = watchdog.advertise(coordinator.rpartition(":")[0])
+    watch = watchdog.Watch(jax.process_index(), jax.process_count(), listener, from_main(lambda: address))
+    try:
+        with contextlib.ExitStack() as stack:
+            if not is_main():
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            yield
+    except UserError as error:
+        watch.fail(str(error), 2)
+    except KeyboardInterrupt:
+        watch.fail("stopped by Ctrl-C; the last finished checkpoint is intact", 130)
+    except jax.errors.JaxRuntimeError as error:
+        time.sleep(watchdog.GRACE)  # the watch may know who was lost, and then does not return from this
+        watch.fail(
+            f"a common program failed ({str(error).splitlines()[0][:200]}), probably as another process ended", 1
+        )
+    except Exception as error:
+        traceback.print_exc()
+        watch.fail(f"{type(error).__name__}: {str(error)[:200]}", 1)
+    watch.bye()
 
 
 @contextlib.contextmanager

@@ -198,6 +198,42 @@ class MetricsLog:
         self.close()
 
 
+class FollowedLog(MetricsLog):
+    """The log as the other processes of a run know it: the same rows, of which they write none.
+
+    Args:
+      directory: the run folder, whose file the main process has opened.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self._rows = read_metrics(directory)
+
+    def truncate(self, stage: str, step: int) -> int:
+        """Forgets the rows that the main process removes."""
+        before = len(self._rows)
+        self._rows = [row for row in self._rows if row.stage != stage or row.step <= step]
+        return before - len(self._rows)
+
+    def has(self, stage: str, step: int) -> bool:
+        """Whether a row of ``stage`` at ``step`` is in the log."""
+        return any((row.stage, row.step) == (stage, step) for row in self._rows)
+
+    def rows(self, stage: str) -> list[Row]:
+        """The rows of ``stage``."""
+        return [row for row in self._rows if row.stage == stage]
+
+    def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+        """Remembers the row that the main process writes."""
+        self._rows.append(Row(stage, int(step), time.time(), {name: float(value) for name, value in values.items()}))
+
+    def sync(self) -> bool:
+        """Nothing waits here to be written."""
+        return True
+
+    def close(self) -> None:
+        """There is no file to close."""
+
+
 def read_metrics(directory: str | os.PathLike[str]) -> list[Row]:
     """Returns the rows of ``directory/metrics.jsonl`` in file order; none where the file does not exist.
 

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 
 from igpo_jax.models import llada
+from igpo_jax.parallel import processes
 from igpo_jax.rewards.verdict import Judge
-from igpo_jax.training import console, plots, rl_stage, sft_stage
+from igpo_jax.training import accounting, console, metrics, plots, rl_stage, sft_stage
 from igpo_jax.training.files import write_whole
 from igpo_jax.training.run import Run, prepare
 from igpo_jax.training.run_directory import AS_BEFORE, Resuming
@@ -54,23 +55,33 @@ def train(
             result = rl_stage.run_rl(run, params)
             rows.append(_evaluated(run, settings.name, result.params, result))
     run.log.close()
+    if processes.is_main():
+        _conclude(run, rows)
+    return rows
+
+
+def _conclude(run: Run, rows: list[dict[str, Any]]) -> None:
+    """What a finished run leaves besides its stages: the summary, the plots, and the tables on the console."""
+    workdir, stages = run.workdir, ("sft", run.settings.name)
     write_whole(workdir / "summary.json", json.dumps(rows, indent=2) + "\n")
     pictures = plots.plot_run(workdir)
     console.note(console.table([_cells(row) for row in rows], HEADER))
+    if spent := accounting.table(metrics.read_metrics(workdir), stages):
+        console.note(f"\n{spent}\n")
     saved = len(list((workdir / "rollouts").glob("*.jsonl")))
     console.note(f"metrics, checkpoints, {len(pictures)} plots and {saved} files of rollouts are in {workdir}")
-    return rows
 
 
 def _evaluated(run: Run, stage: str, params: llada.Params, result: StageResult | None) -> dict[str, Any]:
     """The summary row of a stage; an evaluation that an earlier run stored at the same step is not repeated."""
     stored, step = run.workdir / "evaluations" / f"{stage}.json", _last_step(run, stage)
-    known = json.loads(stored.read_text()) if stored.exists() else {}
+    known = processes.from_main(lambda: json.loads(stored.read_text()) if stored.exists() else {})
     if known.get("step") != step:
         run.judge.begin(f"eval_{stage}", step)
         known = _measured(run, stage, step, params, result)
         # First the file, then the row: what a kill comes between is made up for below.
-        write_whole(stored, json.dumps(known) + "\n")
+        if processes.is_main():
+            write_whole(stored, json.dumps(known) + "\n")
         run.judge.forget(f"eval_{stage}", step)
         run.judge.end()
     order = float(_ORDER.get(stage, 2))

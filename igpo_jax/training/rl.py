@@ -21,7 +21,7 @@ from igpo_jax.rl.hints import HintSettings
 from igpo_jax.rl.objectives import Objective
 from igpo_jax.rl.rollout import RewardSettings, RolloutSettings
 from igpo_jax.training.optimizers import OptimizerSettings
-from igpo_jax.training.state import TrainState, compile_update
+from igpo_jax.training.state import CompiledUpdate, TrainState, compile_update
 from igpo_jax.training.update import descend
 
 #: name -> which completion tokens a scoring forward masks; one entry per likelihood estimator.
@@ -38,6 +38,7 @@ class RlSettings:
     estimator: str = "mean_field"  #: how log-probs of a completion are estimated
     score_batches: int = 1  #: parts that the behaviour and reference passes are cut into
     logprob_chunk: int = 64  #: completion positions projected onto the vocabulary at a time
+    stale_steps: int = 0  #: updates that a rollout's parameters may lag: 1 samples the next rollout before this update
     hint_gap_every: int = 1  #: outer steps between two scoring passes with hints in view (one metric); 0 = never
     save_rollouts_every: int = 10  #: outer steps between two files of saved rollouts; 0 saves none
     rollout: RolloutSettings = RolloutSettings()  #: groups, second round, replacement
@@ -52,6 +53,8 @@ class RlSettings:
         check_choice("rl.estimator", self.estimator, ESTIMATORS)
         if self.steps < 0 or self.inner_updates < 1 or self.micro_batches < 1 or self.score_batches < 1:
             raise UserError("steps must be at least 0; inner_updates, micro_batches and score_batches at least 1")
+        if self.stale_steps not in (0, 1):
+            raise UserError(f"rl.stale_steps is {self.stale_steps}, expected 0 or 1 outer steps")
         for name in ("micro_batches", "score_batches"):
             if self.rollout.rows % getattr(self, name):
                 raise UserError(
@@ -85,7 +88,7 @@ def make_score(model: llada.Model, chunk: int, parts: int) -> Callable[[llada.Po
 
 def make_rl_step(
     model: llada.Model, settings: RlSettings, optimizer: optax.GradientTransformation, schedule: optax.Schedule
-) -> Callable[[TrainState, UpdateBatch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> CompiledUpdate:
     """The jitted inner update: (state, batch) -> (new state, metrics); the state is donated (see compile_update)."""
     estimator = ESTIMATORS[settings.estimator]
 
@@ -127,9 +130,9 @@ def hint_gap(score: Callable, policy: llada.Policy, batch: RolloutBatch, masked_
     Returns:
       Mean difference over generated tokens (up to the first EOS) of hinted rows; nan when no row holds hints.
     """
-    hint = np.asarray(batch.hint_mask)
-    slots = ~hint & np.asarray(batch.completion_mask) & hint.any(axis=1, keepdims=True)
+    hint = sharding.to_host(batch.hint_mask)
+    slots = ~hint & sharding.to_host(batch.completion_mask) & hint.any(axis=1, keepdims=True)
     if not slots.any():
         return float("nan")
     with_hints = score(policy, batch, ~batch.hint_mask)
-    return float((np.asarray(with_hints.logp) - masked_logp)[slots].mean())
+    return float((sharding.to_host(with_hints.logp) - masked_logp)[slots].mean())

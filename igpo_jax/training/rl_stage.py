@@ -1,24 +1,27 @@
 """Reinforcement learning as a loop: rollout, scores, inner updates; it can be stopped and continued."""
 
 import contextlib
-import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from igpo_jax.data import pipeline
 from igpo_jax.models import llada
 from igpo_jax.parallel import processes, sharding
-from igpo_jax.rl import objectives, rollout
+from igpo_jax.rl import objectives, rollout, sampling
 from igpo_jax.rl.batch import RolloutBatch, UpdateBatch
+from igpo_jax.rl.rollout import Question
 from igpo_jax.training import console, health, metrics, rollout_log, statistics
 from igpo_jax.training import rl as rl_step
+from igpo_jax.training.accounting import Accounts
 from igpo_jax.training.files import spared_when_full
 from igpo_jax.training.run import Run
 from igpo_jax.training.stage_state import Stage, StageResult, floats, make_optimizer
 from igpo_jax.training.state import TrainState, create, merged_params, policy_of, reference_of
+from igpo_jax.training.warmup import WarmUp
 
 
 def run_rl(run: Run, params: llada.Params) -> StageResult:
@@ -31,8 +34,10 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
         for rows in (run.settings.name, f"{run.settings.name}/eval"):
             run.log.truncate(rows, start)
         rollout_log.forget(run.workdir, run.settings.name, start)
-        stage.watch = _watch(run)
-        loop = RlLoop(run, params, optimizer, schedule)
+        stage.watch = _watch(run) if processes.is_main() else None
+        loop = RlLoop(run, params, optimizer, schedule, stage.accounts(settings.lora))
+        if start < settings.steps:
+            loop.warm_up(state)
         progress = console.Progress(settings.steps, run.settings.name, start)
         loop.evaluate(stage, state, start)
         for step in range(start, settings.steps):
@@ -41,10 +46,11 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
                 policy, gathered = loop.gather(state, step)
             state, values = loop.learn(state, policy, gathered, step)
             stage.add({name: values[name] for name in TABLE_MEANS} | {"steps": 1.0})
-            stage.log(step + 1, values)
+            stage.log(step + 1, values | loop.accounts.row())
             stage.check_finite(values)
             progress.update(step + 1, {short: values[name] for short, name in _LINE.items() if name in values})
-            stage.finish(step + 1, state)
+            with loop.accounts.phase("checkpoint"):
+                stage.finish(step + 1, state)
             loop.evaluate(stage, state, step + 1)
         stage.end()
         steps = stage.sums.get("steps", 0.0)
@@ -74,8 +80,10 @@ _LINE = {
 class RlLoop:
     """One outer step: rollout, scoring, mu inner updates."""
 
-    def __init__(self, run: Run, reference: llada.Params, optimizer: Any, schedule: optax.Schedule):
+    def __init__(self, run: Run, reference: llada.Params, optimizer: Any, schedule: optax.Schedule, accounts: Accounts):
         settings = run.settings.rl
+        self.accounts = accounts
+        self._ahead: tuple[llada.Policy, list[Question], rollout.Begun] | None = None
         self._run, self._settings, self._start = run, settings, reference
         self._context = rollout.RolloutContext(
             run.sampler_context(run.settings.sampler.temperature, settings.rollout.rows_per_program),
@@ -96,31 +104,59 @@ class RlLoop:
         Raises:
           Stopped: the run was asked to end; ``state`` is untouched, and verdicts so far are in the journal.
         """
-        run = self._run
-        rows = pipeline.batch_indices(len(run.questions["rl"]), self._settings.rollout.groups, run.settings.seed, step)
-        policy = self._cast(policy_of(state.trainable, state.frozen), run.model)
-        gathered = rollout.collect(policy, [run.questions["rl"][row] for row in rows], step, self._context)
+        run, begun = self._run, None
+        if self._ahead is None:
+            policy, asked = self._policy(state), self._questions(step)
+        else:
+            (policy, asked, begun), self._ahead = self._ahead, None
+        gathered = rollout.collect(policy, asked, step, self._context, begun)
+        self.accounts.sampled(gathered.seconds, gathered.cost)
         # Both rounds, and the verdicts that were read back.
         gathered.stats["judge_timeouts"] = float(processes.agree_sum(np.int64(run.judge.timed_out)))
         run.judge.settle(gathered.rows.tokens, gathered.replaced)
         return policy, gathered
 
+    def _policy(self, state: TrainState) -> llada.Policy:
+        return self._cast(policy_of(state.trainable, state.frozen), self._run.model)
+
+    def _questions(self, step: int) -> list[Question]:
+        """This process's questions of a step."""
+        run = self._run
+        with self.accounts.phase("data"):
+            groups, asked = self._settings.rollout.groups, run.questions["rl"]
+            rows = pipeline.batch_indices(len(asked), groups, run.settings.seed, step)
+            return [asked[row] for row in rows[processes.my_rows(groups)]]
+
+    def _sample_ahead(self, state: TrainState, step: int) -> None:
+        """With stale_steps, the plain round of the step after ``step`` is sampled before the updates of this one.
+
+        Not across a scheduled checkpoint: the run that goes on from there has only the parameters after the updates.
+        """
+        every = self._run.settings.checkpoints.every
+        if not self._settings.stale_steps or step + 1 == self._settings.steps or (every and (step + 1) % every == 0):
+            return
+        # A copy: the updates are given the parameters to write over, and a cast in one dtype copies nothing.
+        policy = self._cast(policy_of(jax.tree.map(jnp.copy, state.trainable), state.frozen), self._run.model)
+        asked = self._questions(step + 1)
+        self._ahead = (policy, asked, rollout.begin(policy, asked, step + 1, self._context))
+
     def learn(
         self, state: TrainState, policy: llada.Policy, gathered: rollout.Rollout, step: int
     ) -> tuple[TrainState, dict[str, float]]:
-        """The second half: scores and inner updates; nothing in it uses parameters older than the update before it."""
-        run = self._run
-        clock = time.perf_counter()
-        batch, kept, score_values = self._scored(policy, state, gathered, step)
-        score_seconds, clock = time.perf_counter() - clock, time.perf_counter()
-        outcomes = []
-        for _ in range(self._settings.inner_updates):
-            state, outcome = self._update(state, batch)
-            outcomes.append(outcome)
-        values = gathered.stats | {f"{name}_seconds": spent for name, spent in gathered.seconds.items()}
-        values |= _pass_at(gathered.first_correct) | score_values | floats(outcome)
+        """The second half: scores and inner updates."""
+        run, settings = self._run, self._settings
+        self._sample_ahead(state, step)
+        with self.accounts.phase("score"):
+            batch, kept, score_values = self._scored(policy, state, gathered, step)
+        with self.accounts.phase("update"):
+            outcomes = []
+            for _ in range(settings.inner_updates):
+                state, outcome = self._update(state, batch)
+                outcomes.append(outcome)
+            updated = floats(outcome)
+        self.accounts.updated(settings.inner_updates * settings.rollout.rows)
+        values = gathered.stats | _pass_at(processes.gather_rows(gathered.first_correct)) | score_values | updated
         values["ratio_gap"] = _ratio_gap(outcomes[0])
-        values |= {"score_seconds": score_seconds, "update_seconds": time.perf_counter() - clock}
         if self._settings.save_rollouts_every and (step + 1) % self._settings.save_rollouts_every == 0:
             with spared_when_full(f"the file of step {step + 1}'s rollouts"):
                 rollout_log.save(
@@ -132,19 +168,45 @@ class RlLoop:
         self, policy: llada.Policy, state: TrainState, gathered: rollout.Rollout, step: int
     ) -> tuple[UpdateBatch, np.ndarray, dict[str, float]]:
         """The behaviour and the reference pass, once for all inner updates, and the entropy filter."""
-        objective = self._settings.objective
-        device: RolloutBatch = sharding.shard_batch(gathered.batch, self._run.mesh)
-        masked = rl_step.ESTIMATORS[self._settings.estimator].masked(device.hint_mask.shape, device.hint_mask)
-        old = self._score(policy, device, masked)
-        reference = self._cast(reference_of(state, self._start), self._run.model)
-        ref = self._score(reference, device, masked)
-        weight = objectives.kl_weight(gathered.batch.rewards, self._settings.rollout.group_size, objective)
-        batch = self._assemble(device, old, ref, sharding.shard_batch(weight, self._run.mesh))
-        kept = sharding.to_host(batch.kept)
+        device, batch = self._update_batch(policy, state, gathered.batch)
         values = {}
         if self._settings.hint_gap_every and step % self._settings.hint_gap_every == 0:
-            values["hint_logp_gap"] = rl_step.hint_gap(self._score, policy, device, sharding.to_host(old.logp))
-        return batch, kept, values
+            old_logp = sharding.to_host(batch.old_logp)
+            values["hint_logp_gap"] = rl_step.hint_gap(self._score, policy, device, old_logp)
+        return batch, sharding.local_rows(batch.kept), values
+
+    def _update_batch(
+        self, policy: llada.Policy, state: TrainState, rows: RolloutBatch
+    ) -> tuple[RolloutBatch, UpdateBatch]:
+        """This process's rows on the devices, alone and with what the behaviour and the reference pass add."""
+        objective = self._settings.objective
+        device: RolloutBatch = sharding.shard_batch(rows, self._run.mesh)
+        masked = rl_step.ESTIMATORS[self._settings.estimator].masked(device.hint_mask.shape, device.hint_mask)
+        old = self._score(policy, device, masked)
+        # Under LoRA the policy's own base is the reference: no second copy of it.
+        reference = llada.Policy(params=policy.params)
+        if state.frozen is None:
+            reference = self._cast(reference_of(state, self._start), self._run.model)
+        ref = self._score(reference, device, masked)
+        weight = objectives.kl_weight(rows.rewards, self._settings.rollout.group_size, objective)
+        return device, self._assemble(device, old, ref, sharding.shard_batch(weight, self._run.mesh))
+
+    def warm_up(self, state: TrainState) -> None:
+        """Compiles sampling in all sizes, scoring and the update before the first batch."""
+        run = self._run
+        if not run.settings.warm_up:
+            return
+        context, warm = self._context.sampling, WarmUp(run.settings.name)
+        with self.accounts.phase("rollout"):
+            policy = self._policy(state)
+            sizes = ", ".join(str(size) for size in context.sizes)
+            warm.run(f"sampling of {sizes} rows", lambda: sampling.warm_up(policy, run.settings.prompt_length, context))
+        with self.accounts.phase("score"):
+            nothing = _nothing(run)
+            batch = warm.run("scoring", lambda: self._update_batch(policy, state, nothing)[1])
+        with self.accounts.phase("update"):
+            warm.compile("the update", lambda: self._update.lower(state, batch))
+        warm.note()
 
     def evaluate(self, stage: Stage, state: TrainState, step: int) -> None:
         """Pass@1 on held-out questions where the schedule asks for it; logged under the stage's "/eval".
@@ -160,10 +222,22 @@ class RlLoop:
         if not step or not every or step % every or step == self._settings.steps or run.log.has(name, step):
             return
         run.judge.begin(f"{run.settings.name}_eval", step)
-        with stage.saved_if_stopped(step, state):
+        with stage.saved_if_stopped(step, state), self.accounts.phase("evaluate"):
             scores = run.evaluate(merged_params(state))
         stage.score(step, scores.pass_at_1)
         run.log.write(name, step, scores.metrics())
+
+
+def _nothing(run: Run) -> RolloutBatch:
+    """A rollout of the run's shape without a token in it: this process's rows."""
+    rollout_settings, length = run.settings.rl.rollout, run.settings.sampler.length
+    mine = processes.my_rows(rollout_settings.rows)
+    rows = mine.stop - mine.start
+    prompt = np.zeros((rows, run.settings.prompt_length), np.int32)
+    tokens = np.full((rows, length), run.model.config.eos_token_id, np.int32)
+    flags, numbers = np.zeros((rows, length), bool), np.zeros(rows, np.float32)
+    group_id = np.arange(rows, dtype=np.int32) // rollout_settings.group_size
+    return RolloutBatch(prompt, prompt == 0, tokens, ~flags, flags, numbers, numbers > 0, numbers, group_id)
 
 
 def _ratio_gap(outcome: dict[str, jax.Array]) -> float:

@@ -14,12 +14,13 @@ from igpo_jax import settings as settings_lib
 from igpo_jax.data import pipeline, report, templates, tokenizers
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
-from igpo_jax.parallel.mesh import make_mesh
+from igpo_jax.parallel import processes
+from igpo_jax.parallel.mesh import check_processes, make_mesh
 from igpo_jax.rewards.verdict import Judge
 from igpo_jax.rl import sampling
 from igpo_jax.rl.questions import questions_of
 from igpo_jax.rl.rollout import Question
-from igpo_jax.training import console, evaluation, metrics, run_directory, trackers
+from igpo_jax.training import accounting, console, evaluation, metrics, run_directory, trackers
 from igpo_jax.training.files import write_whole
 from igpo_jax.training.journal import Journal
 from igpo_jax.training.metrics import MetricsLog
@@ -43,6 +44,7 @@ class Run:
     encoded: dict[str, pipeline.Encoded]  # by split: sft, rl, test
     questions: dict[str, list[Question]]  # by split: rl, test
     stop: Stop
+    first_start: float = 0.0  # when the run was started for the first time, in seconds since 1970
 
     @property
     def key(self) -> jax.Array:
@@ -88,16 +90,24 @@ def prepare(
       UserError: bad data, an unwritable directory or one that holds another run, a checkpoint that disagrees with the
         tokenizer. What an earlier run left in the directory is then untouched.
     """
-    _writable(workdir)
-    changes = run_directory.check_settings(settings, workdir, resuming)
+    with processes.main_first():
+        _writable(workdir)
+        changes = run_directory.check_settings(settings, workdir, resuming)
     mesh = make_mesh(settings.mesh)
+    check_processes(mesh)
     settings.check_shards(mesh.shape["data"] * mesh.shape["fsdp"])
-    data = prepare_data(settings, workdir)
+    settings.check_groups(jax.process_count())
+    run_directory.check_shared(workdir)
+    with processes.main_first():
+        data = prepare_data(settings, workdir)
     settings, tokenizer, encoded = data.settings, data.tokenizer, data.encoded
     template = templates.get_template(settings.template)
     facts = run_directory.environment(mesh, template.hash, encoded)
-    changes += run_directory.check_environment(facts, workdir, resuming)
+    with processes.main_first():
+        changes += run_directory.check_environment(facts, workdir, resuming)
     config, params = _model(settings, tokenizer, mesh)
+    with processes.main_first():
+        log = _log(settings, workdir)
     run = Run(
         settings=settings,
         workdir=workdir,
@@ -105,20 +115,26 @@ def prepare(
         model=llada.Model(config, settings.compute),
         tokenizer=tokenizer,
         judge=Journal(judge, workdir, jax.process_index()),
-        log=_log(settings, workdir),
+        log=log,
         encoded=encoded,
         questions={
             split: questions_of(encoded[split], settings.rl.hints) for split in ("rl", "test") if split in encoded
         },
         stop=stop or Stop(),
+        first_start=processes.from_main(lambda: run_directory.first_start(workdir)),
     )
-    run_directory.take(changes, workdir, ("sft", settings.name))
-    _store(run, facts, data.reports)
+    # All have read what the directory held before.
+    processes.wait_for_all()
+    if processes.is_main():
+        run_directory.take(changes, workdir, ("sft", settings.name))
+        _store(run, facts, data.reports)
     return run, params
 
 
 def _log(settings: RunSettings, workdir: pathlib.Path) -> MetricsLog:
-    """The metrics log, with the tracker that the settings ask for."""
+    """The metrics log, with the tracker that the settings ask for; only the main process writes it."""
+    if not processes.is_main():
+        return metrics.FollowedLog(workdir)
     known = settings_lib.to_config_dict(settings).to_dict()
     tracker = trackers.make_tracker(settings.tracker, workdir.name, known, metrics.last_steps(workdir))
     return MetricsLog(workdir, tracker=tracker)
@@ -217,6 +233,8 @@ def _store(run: Run, facts: dict[str, Any], reports: dict[str, dict[str, Any]]) 
     write_whole(run.workdir / "model_config.json", json.dumps(run.model.config.to_hf(), indent=2) + "\n")
     report.write_reports(run.workdir, reports)
     write_whole(run.workdir / "environment.json", json.dumps(facts, indent=2) + "\n")
-    console.note(f"{facts['devices']} {facts['platform']} devices, {run.workdir}")
+    where = f" in {facts['processes']} processes" if facts["processes"] > 1 else ""
+    console.note(f"{facts['devices']} {facts['platform']} devices{where}, {run.workdir}")
+    accounting.note_unknown_device(run.mesh)
     for line in report.summary(reports):
         console.note(line)

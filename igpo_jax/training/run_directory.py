@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +14,26 @@ import numpy as np
 
 from igpo_jax import settings as settings_lib
 from igpo_jax.errors import UserError
+from igpo_jax.parallel import processes
 from igpo_jax.training import console
+from igpo_jax.training.files import write_whole
 from igpo_jax.training.run_settings import RunSettings
 
-CONFIG, ENVIRONMENT, HISTORY = "config.json", "environment.json", "history.jsonl"
+CONFIG, ENVIRONMENT, HISTORY, STARTED = "config.json", "environment.json", "history.jsonl", "started.json"
 
 #: Settings that change no number of a step: what is logged, kept and shown, and where things lie.
 _FREE = (
     *("sft.log_every", "rl.save_rollouts_every", "rl.hint_gap_every", "evaluation.every", "data.path", "data.cache"),
-    *("judge.workers", "judge.memory_mb", "checkpoints.", "health.", "tracker.", "cpu_devices", "nonfinite_limit"),
+    *(
+        "judge.workers",
+        "judge.memory_mb",
+        "checkpoints.",
+        "health.",
+        "tracker.",
+        "cpu_devices",
+        "nonfinite_limit",
+        "warm_up",
+    ),
 )
 #: Settings of how the work is laid out, which change sums in their last bits alone.
 _LAYOUT = (
@@ -61,6 +73,32 @@ class Change:
         if self.is_device:
             return resuming.other_devices
         return resuming.with_changes or (self.is_layout and resuming.other_devices)
+
+
+def first_start(workdir: pathlib.Path) -> float:
+    """When the run in ``workdir`` was first started, in seconds since 1970; it is noted there the first time."""
+    path = workdir / STARTED
+    known = _read(path)
+    if known is None:
+        known = {"time": round(time.time(), 3)}
+        write_whole(path, json.dumps(known) + "\n")
+    return float(known["time"])
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+    """Raises UserError where the processes of a run do not all see the same run directory."""
+    probe = workdir / f".shared_{processes.from_main(lambda: secrets.token_hex(8))}"
+    if processes.is_main():
+        probe.touch()
+    processes.wait_for_all()
+    missing = processes.agree_sum(np.int64(not probe.exists()))
+    if processes.is_main():
+        probe.unlink()
+    if missing:
+        raise UserError(
+            f"--workdir={workdir} is another folder on {missing} of the {jax.process_count()} processes; "
+            "use one that all of them share, such as a network file system"
+        )
 
 
 def check_settings(settings: RunSettings, workdir: pathlib.Path, resuming: Resuming) -> list[Change]:

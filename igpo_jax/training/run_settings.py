@@ -59,6 +59,7 @@ class RunSettings:
     long_prompts: str = "error"  #: a prompt that does not fit: error, or drop it and count it
     template: str = "plain"  #: how a question becomes a prompt and a trace a completion
     nonfinite_limit: int = 10  #: updates skipped in a row (loss or gradient not finite) that end the run; 0 = never
+    warm_up: bool = True  #: compile a stage's programs before its first batch, so that what does not fit shows at once
     cpu_devices: int = 0  #: virtual devices on CPU; 0 takes the most, up to the usable cores, that divide every batch
     model: ModelSettings = ModelSettings()
     compute: Compute = Compute()
@@ -145,6 +146,14 @@ class RunSettings:
             found[f"{groups} / rl.micro_batches"] = rows // self.rl.micro_batches
             found[f"{groups} / rl.score_batches"] = rows // self.rl.score_batches
         return found
+
+    def check_groups(self, processes: int) -> None:
+        """Raises UserError where a group of completions would be sampled and judged by two of ``processes``."""
+        if self.rl.steps and self.rl.rollout.groups % processes:
+            raise UserError(
+                f"rl.rollout.groups is {self.rl.rollout.groups}, which does not divide over {processes} processes, and "
+                f"a group never straddles two; make it a multiple of {processes}"
+            )
 
     def check_shards(self, shards: int) -> None:
         """Raises UserError where a program's rows do not divide over ``shards`` devices (mesh axes data x fsdp)."""

@@ -1,7 +1,6 @@
 """Supervised fine-tuning with LLaDA's objective: one jitted step."""
 
 import dataclasses
-from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -16,7 +15,7 @@ from igpo_jax.models.lora import LoraSettings
 from igpo_jax.rl.batch import Array
 from igpo_jax.rl.objectives import LossSums
 from igpo_jax.training.optimizers import OptimizerSettings
-from igpo_jax.training.state import TrainState, compile_update
+from igpo_jax.training.state import CompiledUpdate, TrainState, compile_update
 from igpo_jax.training.update import descend
 
 #: Rule for a trace that does not fit -> the name that ``data.pipeline.encode_examples`` has for it.
@@ -108,7 +107,7 @@ def sft_sums(
 
 def make_sft_step(
     model: llada.Model, settings: SftSettings, optimizer: optax.GradientTransformation, schedule: optax.Schedule
-) -> Callable[[TrainState, SftBatch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+) -> CompiledUpdate:
     """The jitted update: (state, batch, run key) -> (new state, metrics); the state is donated (see compile_update).
 
     Noise is keyed by (update, global row), so it does not depend on micro-batches or devices.

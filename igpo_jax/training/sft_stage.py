@@ -5,13 +5,14 @@ import contextlib
 import jax
 
 from igpo_jax.models import llada
-from igpo_jax.parallel import sharding
+from igpo_jax.parallel import processes, sharding
 from igpo_jax.training import console
 from igpo_jax.training import sft as sft_step
 from igpo_jax.training.prepared_data import sft_batches
 from igpo_jax.training.run import Run
 from igpo_jax.training.stage_state import Stage, StageResult, floats, make_optimizer
 from igpo_jax.training.state import create, merged_params
+from igpo_jax.training.warmup import WarmUp
 
 
 def run_sft(run: Run, params: llada.Params) -> StageResult:
@@ -26,15 +27,29 @@ def run_sft(run: Run, params: llada.Params) -> StageResult:
         start, state = stage.restore(state)
         run.log.truncate("sft", start)
         update = sft_step.make_sft_step(run.model, settings, optimizer, schedule)
+        accounts = stage.accounts(settings.lora)
         progress = console.Progress(settings.steps, "sft", start)
         for step in range(start, settings.steps):
-            batch = sft_step.SftBatch(**batches.arrays(step))
-            state, metrics = update(state, sharding.shard_batch(batch, run.mesh), run.key)
-            if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
-                values = floats(metrics)
-                stage.log(step + 1, values)
+            with accounts.phase("data"):
+                mine = processes.my_rows(settings.batch_size)
+                arrays = {name: rows[mine] for name, rows in batches.arrays(step).items()}
+                batch = sharding.shard_batch(sft_step.SftBatch(**arrays), run.mesh)
+            if step == start and run.settings.warm_up:
+                with accounts.phase("update"):
+                    warm = WarmUp("sft")
+                    warm.compile("the update", lambda: update.lower(state, batch, run.key))  # noqa: B023
+                    warm.note()
+            logs = (step + 1) % settings.log_every == 0 or step + 1 == settings.steps
+            with accounts.phase("update"):
+                state, metrics = update(state, batch, run.key)
+                # The updates since the last row run while the host goes on; here their end is waited for.
+                values = floats(metrics) if logs else {}
+            accounts.updated(settings.batch_size)
+            if logs:
+                stage.log(step + 1, values | accounts.row())
                 stage.check_finite(values)
                 progress.update(step + 1, {"loss": values["loss"], "lr": values["learning_rate"]})
-            stage.finish(step + 1, state)
+            with accounts.phase("checkpoint"):
+                stage.finish(step + 1, state)
         stage.end()
         return StageResult(merged_params(state), stage.elapsed(), {})

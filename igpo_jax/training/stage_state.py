@@ -11,10 +11,13 @@ import optax
 
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
+from igpo_jax.models.lora import LoraSettings
 from igpo_jax.parallel import processes
 from igpo_jax.training import console, health, optimizers, plots
+from igpo_jax.training.accounting import Accounts, Work, productive_seconds
 from igpo_jax.training.checkpoints import Checkpoints
 from igpo_jax.training.files import spared_when_full
+from igpo_jax.training.metrics import read_metrics
 from igpo_jax.training.run import Run
 from igpo_jax.training.state import TrainState
 from igpo_jax.training.stopping import Stopped
@@ -40,6 +43,13 @@ class Stage:
         self._painter = plots.Painter(run.workdir)
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
+
+    def accounts(self, lora: LoraSettings) -> Accounts:
+        """The stage's accounting, which goes on from the rows that are logged so far."""
+        run, length = self._run, self._run.settings.sampler.length
+        work = Work.of(run.model.config, run.settings.sampler, run.settings.prompt_length, lora)
+        productive = productive_seconds(read_metrics(run.workdir)) if processes.is_main() else 0.0
+        return Accounts(work, length, run.mesh, productive, run.first_start)
 
     def restore(self, state: TrainState) -> tuple[int, TrainState]:
         """The step and state to go on from: the newest good checkpoint, or ``state`` itself."""
@@ -109,7 +119,7 @@ class Stage:
         if not self._checkpoints.due(step, force):
             return
         # A checkpoint that is ahead of the log would leave steps without a row.
-        if not self._run.log.sync() and not force:
+        if processes.agree_any(not self._run.log.sync()) and not force:
             return
         extra = {"seconds": self.elapsed(), "sums": self.sums}
         if self._checkpoints.save(step, dataclasses.replace(state, frozen=None), extra, force=force):

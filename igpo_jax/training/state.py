@@ -32,25 +32,32 @@ class TrainState:
     skipped_in_a_row: Any = dataclasses.field(default_factory=_none)  # () int32, those since the last update made
 
 
-def compile_update(
-    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Compiles (state, ...) -> (new state, metrics); the state is donated, all but its frozen parameters.
+class CompiledUpdate:
+    """A jitted (state, ...) -> (new state, metrics) that donates its state, all but the frozen parameters.
 
     The caller may hold those as the reference policy; they pass by the update untouched.
     """
 
-    def moved(state: TrainState, frozen: Any, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = step(dataclasses.replace(state, frozen=frozen), *args)
-        return dataclasses.replace(state, frozen=None), metrics
+    def __init__(self, step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]):
+        def moved(state: TrainState, frozen: Any, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+            state, metrics = step(dataclasses.replace(state, frozen=frozen), *args)
+            return dataclasses.replace(state, frozen=None), metrics
 
-    compiled = jax.jit(moved, donate_argnums=0)
+        self._compiled = jax.jit(moved, donate_argnums=0)
 
-    def update(state: TrainState, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        new, metrics = compiled(dataclasses.replace(state, frozen=None), state.frozen, *args)
+    def __call__(self, state: TrainState, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Runs the update; ``state`` is gone afterwards."""
+        new, metrics = self._compiled(dataclasses.replace(state, frozen=None), state.frozen, *args)
         return dataclasses.replace(new, frozen=state.frozen), metrics
 
-    return update
+    def lower(self, state: Any, *args: Any) -> jax.stages.Lowered:
+        """The same program for arguments of which only shapes and shardings are known."""
+        return self._compiled.lower(dataclasses.replace(state, frozen=None), state.frozen, *args)
+
+
+def compile_update(step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]) -> CompiledUpdate:
+    """Compiles (state, ...) -> (new state, metrics), see CompiledUpdate."""
+    return CompiledUpdate(step)
 
 
 def policy_of(trainable: Any, frozen: Any) -> llada.Policy:

@@ -16,6 +16,7 @@ from igpo_jax.training import recipe, rl_stage, sft_stage, stage_state
 from igpo_jax.training.metrics import is_wall_clock, read_metrics
 from igpo_jax.training.run_directory import AS_BEFORE, Resuming
 from igpo_jax.training.run_settings import RunSettings
+from igpo_jax.training.stopping import Stop
 from tests.rl.rollout_cases import RuleJudge
 
 
@@ -40,8 +41,8 @@ class Rollout:
 class Recorder:
     """Watches a run through the names that the stages call; breaks it off before a given step."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, sft_stops: int = -1, rl_stops: int = -1):
-        self.sft_stops, self.rl_stops = sft_stops, rl_stops
+    def __init__(self, patch: pytest.MonkeyPatch, sft_stops: int = -1, rl_stops: int = -1, update_stops: int = -1):
+        self.sft_stops, self.rl_stops, self.update_stops = sft_stops, rl_stops, update_stops
         self.rollouts: list[Rollout] = []
         self.scored: list[tuple[bool, np.ndarray]] = []  # (has adapters, one weight) of every policy that is scored
         self.after: list[np.ndarray] = []  # one weight after every RL update
@@ -65,10 +66,10 @@ class Recorder:
         return np.array(sharding.to_host(policy.params["ff_out"]["weight"]))
 
     def _collecting(self, real):
-        def collect(policy, questions, step, context):
+        def collect(policy, questions, step, context, begun):
             if step == self.rl_stops:
                 raise Interrupted
-            out = real(policy, questions, step, context)
+            out = real(policy, questions, step, context, begun)
             self.rollouts.append(Rollout(step, self._weight(policy), out))
             return out
 
@@ -93,6 +94,8 @@ class Recorder:
             update = real(*args)
 
             def recorded(state, batch):
+                if len(self.after) == self.update_stops:
+                    raise Interrupted
                 state, metrics = update(state, batch)
                 self.after.append(self._weight(rl_stage.policy_of(state.trainable, state.frozen)))
                 return state, metrics
@@ -137,14 +140,19 @@ class Recorder:
 
 
 def train(
-    settings: RunSettings, workdir: pathlib.Path, resuming: Resuming = AS_BEFORE, judge: Any = None, **stops: int
+    settings: RunSettings,
+    workdir: pathlib.Path,
+    resuming: Resuming = AS_BEFORE,
+    judge: Any = None,
+    stop: Stop | None = None,
+    **stops: int,
 ) -> Recorder:
     """A run in ``workdir``, whole or broken off; what it did, with its summary in ``rows``."""
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch, **stops)
         broken_off = any(step >= 0 for step in stops.values())
         with pytest.raises(Interrupted) if broken_off else contextlib.nullcontext():
-            recorder.rows = recipe.train(settings, workdir, judge or RuleJudge(lucky), resuming)
+            recorder.rows = recipe.train(settings, workdir, judge or RuleJudge(lucky), resuming, stop)
         if broken_off:
             recorder.die()
     return recorder

@@ -158,6 +158,7 @@ def run_settings(**changes: Any) -> RunSettings:
         ),
         evaluation=EvaluationSettings(every=3, rows_per_program=8),
         checkpoints=CheckpointSettings(every=2),
+        warm_up=False,
     )
     return dataclasses.replace(settings, **changes)
 
