@@ -46,14 +46,15 @@ install_gcsfuse() {
     { sudo apt-get update -qq && sudo apt-get install -qq -y gcsfuse; } || fail "gcsfuse could not be installed; install it on the workers, or leave --bucket out and use storage that all workers share."
 }
 
-running() { [ -f train.pid ] && kill -0 "$(cat train.pid)" 2>/dev/null; }
+# The shell around the training lives a moment longer than the code it has written down.
+running() { [ ! -f train.exit ] && [ -f train.pid ] && kill -0 "$(cat train.pid)" 2>/dev/null; }
 
 exec_training() {
     local bundle=$1 flags
     shift
     flags=$("$venv/bin/python" -m igpo_jax.parallel.xla_flags "$bundle") || exit 2
     eval "$flags"
-    echo $$ >train.python # exec keeps the number
+    [ -z "${IGPO_DETACHED:-}" ] || echo $$ >train.python # exec keeps the number
     exec "$venv/bin/python" -m igpo_jax.train "$@"
 }
 
@@ -62,10 +63,10 @@ start_training() {
         printf 'training already runs here (process %s)\n' "$(cat train.pid)"
         return
     fi
-    rm -f train.exit
+    rm -f train.exit train.python
     # A session of its own outlives the connection that started it.
     # shellcheck disable=SC2016  # the inner shell expands these
-    setsid nohup bash -c 'bash launch/worker.sh exec "$@"; echo $? >train.exit' worker "$@" >train.log 2>&1 </dev/null &
+    IGPO_DETACHED=yes setsid nohup bash -c 'bash launch/worker.sh exec "$@"; echo $? >train.exit' worker "$@" >train.log 2>&1 </dev/null &
     echo $! >train.pid
 }
 
@@ -88,7 +89,7 @@ outcome() {
 
 # The signal goes to the training alone, so that the shell around it still writes down the exit code.
 stop_training() {
-    running || fail "no training runs on this worker."
+    running && [ -f train.python ] || fail "no training runs on this worker."
     kill -TERM "$(cat train.python)" || fail "the training could not be signalled."
 }
 
