@@ -1,13 +1,16 @@
 """Runs side by side: those that differ in their seed alone are one group; what groups differ in is listed."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from igpo_jax import settings
 from igpo_jax.reporting.runs import RunFolder
 from igpo_jax.training.metrics import is_wall_clock
-from igpo_jax.training.plots import kind_of
+from igpo_jax.training.run_settings import RunSettings
+from igpo_jax.training.subjects import kind_of
 
 #: Where a computation ran, how it was cut up and what was kept says nothing about what was learnt.
 _LAYOUT = ("mesh.", "checkpoints.", "cpu_devices", "judge.workers")
@@ -43,9 +46,26 @@ def _belongs(run: RunFolder, group: Sequence[RunFolder]) -> bool:
 
 
 def _changed(one: RunFolder, other: RunFolder) -> list[str]:
-    """Fields in which two configurations differ, the layout aside."""
-    paths = (path for path, _, _ in settings.changed_fields(one.config, other.config))
-    return [path for path in paths if not path.startswith(_LAYOUT)]
+    """Fields in which two configurations differ, the layout aside.
+
+    A field that one of them lacks, because an older version wrote it, counts as its default.
+    """
+    changes = settings.changed_fields(one.config, other.config)
+    return [
+        path
+        for path, *values in changes
+        if not path.startswith(_LAYOUT) and {str(v) for v in values} != {settings.ABSENT, str(_default(path))}
+    ]
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    # As they look after a way through JSON, where tuples are lists.
+    return json.loads(settings.to_json(RunSettings()))
+
+
+def _default(path: str) -> Any:
+    return _value(_defaults(), path)
 
 
 def _label(runs: Sequence[RunFolder]) -> str:

@@ -88,7 +88,7 @@ def _curves(grouped: Sequence[groups.Group]) -> str:
 
 def _health(runs: Sequence[RunFolder]) -> str:
     rows = [
-        [run.label, str(event["stage"]), str(event["step"]), str(event["signature"]).replace("_", " "), str(event["advice"])]
+        [run.label, *(str(event[name]) for name in ("stage", "step", "signature", "advice"))]
         for run in runs
         for event in run.health
     ]

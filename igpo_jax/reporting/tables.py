@@ -129,7 +129,7 @@ def _time_block(title: str, phases: dict[str, float], steps: int) -> str:
     lines += f'<tr class="sum"><td>together</td>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
     return (
         f'<section class="block"><h3>{escape(title)}</h3><svg class="bar" aria-hidden="true">{rects}</svg><table>'
-        "<thead><tr><th>phase</th><th>total</th><th>per logged step</th><th>share</th></tr></thead>"
+        "<thead><tr><th>phase</th><th>total</th><th>each row</th><th>share</th></tr></thead>"
         f"<tbody>{lines}</tbody></table></section>"
     )
 

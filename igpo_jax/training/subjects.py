@@ -28,7 +28,7 @@ SUBJECTS = (
     Subject("reward", "Reward of the batch that is learnt from", "mean reward", "rl", (("reward", "reward"),)),
     Subject(
         "training_accuracy",
-        "Plain samples during training, before any hint",
+        "Plain samples, before any hint",
         "pass@k [%]",
         "rl",
         ((r"pass_at_\d+", ""), ("no_answer", "without an answer")),
@@ -94,7 +94,11 @@ SUBJECTS = (
     Subject("evaluation", "Held-out questions", "pass@k [%]", "eval", ((r"pass_at_\d+", ""),), PERCENT),
     Subject("evaluation_length", "Completion length on held-out questions", "tokens", "eval", (("mean_length", ""),)),
     Subject(
-        "throughput", "Throughput of a device", "tokens per second", "rl", ((r"(rollout|update)_tokens_per_second", ""),)
+        "throughput",
+        "Throughput of a device",
+        "tokens per second",
+        "rl",
+        ((r"(rollout|update)_tokens_per_second", ""),),
     ),
     Subject(
         "utilisation",

@@ -80,7 +80,8 @@ def test_phases_add_up_and_what_passes_within_them_does_not(tmp_path):
     assert tables.phase_times(run) == {"igpo": {"rollout": 15.0, "update": 5.0, "judge": 2.5}}
     markup = tables.time_tables([run])
     assert "sampling, plain round</td><td>15s</td><td>3.0s</td><td>75%" in markup
-    assert "judging (beside the sampling)</td><td>2.5s</td><td>500 ms</td><td>within" in markup and "together</td><td>20s" in markup
+    assert "judging (beside the sampling)</td><td>2.5s</td><td>500 ms</td><td>within" in markup
+    assert "together</td><td>20s" in markup
 
 
 def test_the_protocol_is_said(tmp_path):

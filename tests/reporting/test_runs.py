@@ -94,6 +94,18 @@ def test_what_settings_differ(tmp_path):
     assert groups.different_settings(found) == [("name", ["igpo", "grpo"]), ("seed", [0, 3])]
 
 
+def test_a_field_that_an_older_run_lacks_counts_as_its_default(tmp_path):
+    one, two = cases.make_run(tmp_path / "old"), cases.make_run(tmp_path / "new", seed=1)
+    config = json.loads((two / "config.json").read_text())
+    (two / "config.json").write_text(json.dumps(config | {"template": "plain"}))
+    assert labels([one, two]) == ["old (2 seeds)"]
+    (two / "config.json").write_text(json.dumps(config | {"template": "boxed"}))
+    assert groups.different_settings(groups.group_runs(runs.open_runs([one, two]))) == [
+        ("seed", [0, 1]),
+        ("template", ["(absent)", "boxed"]),
+    ]
+
+
 def test_metrics_that_one_run_lacks(tmp_path):
     one, two = cases.make_run(tmp_path / "igpo"), cases.make_run(tmp_path / "grpo", name="grpo")
     path = two / "metrics.jsonl"

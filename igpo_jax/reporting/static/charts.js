@@ -1,6 +1,6 @@
 "use strict";
 // Curves as inline SVG. A figure's lines are coloured by metric where the page shows one group of runs, else by group,
-// with a dash for each metric.
+// with a dash for each metric; its key then has a name for each group and one for each metric.
 
 const SVG = "http://www.w3.org/2000/svg";
 const BOX = { width: 420, height: 222, left: 42, right: 10, top: 12, bottom: 36 };
@@ -153,20 +153,39 @@ function hover(figure, state, node, box) {
   });
 }
 
+// One name of the key; a click hides or shows all curves that `names` picks.
+function keyEntry(key, text, style, names, state, draw) {
+  const button = html("button", "", undefined, key);
+  button.type = "button";
+  svg("line", { class: `line ${style}`, x1: 0, x2: 22, y1: 4, y2: 4 }, svg("svg", {}, button));
+  button.append(text);
+  const show = () => button.setAttribute("aria-pressed", String(!state.hidden.has(names)));
+  show();
+  button.addEventListener("click", () => {
+    if (!state.hidden.delete(names)) state.hidden.add(names);
+    show();
+    draw();
+  });
+}
+
 function drawFigure(figure, groups, parent) {
   const box = html("figure", "figure", undefined, parent), caption = html("figcaption", "", figure.title, box);
   box.id = `figure-${figure.name}`;
   html("small", "", figure.unit, caption);
-  const labels = [...new Set(figure.series.map(s => s.label))];
-  const state = { series: figure.series.map(s => ({
+  const labels = [...new Set(figure.series.map(s => s.label))], members = [...new Set(figure.series.map(s => s.group))];
+  const several = groups.length > 1;
+  const state = { hidden: new Set(), series: figure.series.map(s => ({
     ...s,
-    colour: (groups.length > 1 ? s.group : labels.indexOf(s.label)) % 8,
-    dash: groups.length > 1 ? labels.indexOf(s.label) % 4 : 0,
-    name: groups.length > 1 ? (labels.length > 1 ? `${groups[s.group]}, ${s.label}` : groups[s.group]) : s.label,
+    colour: (several ? s.group : labels.indexOf(s.label)) % 8,
+    dash: several ? labels.indexOf(s.label) % 4 : 0,
+    name: several ? (labels.length > 1 ? `${groups[s.group]}, ${s.label}` : groups[s.group]) : s.label,
   })) };
+  // Many metrics of many runs at once are a tangle: the first one is enough to begin with.
+  if (several && labels.length > 3) labels.slice(1).forEach(label => state.hidden.add(label));
   const node = svg("svg", { viewBox: `0 0 ${BOX.width} ${BOX.height}`, role: "img", "aria-label": figure.title }, box);
   const content = svg("g", {}, node);
   const draw = () => {
+    for (const s of state.series) s.off = state.hidden.has(s.label) || state.hidden.has(s.group);
     const shown = state.series.filter(s => !s.off);
     content.textContent = "";
     state.scale = scales(figure, shown.length ? shown : state.series);
@@ -175,19 +194,10 @@ function drawFigure(figure, groups, parent) {
   };
   draw();
   hover(figure, state, node, box);
-  if (state.series.length > 1) {
-    const key = html("div", "key", undefined, box);
-    for (const s of state.series) {
-      const button = html("button", "", undefined, key);
-      button.type = "button";
-      button.setAttribute("aria-pressed", "true");
-      svg("line", { class: `line c${s.colour} d${s.dash}`, x1: 0, x2: 22, y1: 4, y2: 4 }, svg("svg", {}, button));
-      button.append(s.name);
-      button.addEventListener("click", () => {
-        s.off = !s.off;
-        button.setAttribute("aria-pressed", String(!s.off));
-        draw();
-      });
-    }
-  }
+  if (state.series.length < 2) return;
+  const key = html("div", "key", undefined, box);
+  if (several) members.forEach(group => keyEntry(key, groups[group], `c${group % 8}`, group, state, draw));
+  if (several && labels.length > 1)
+    labels.forEach((label, i) => keyEntry(key, label, `plain d${i % 4}`, label, state, draw));
+  if (!several) labels.forEach((label, i) => keyEntry(key, label, `c${i % 8}`, label, state, draw));
 }
