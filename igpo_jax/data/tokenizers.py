@@ -65,6 +65,10 @@ class Tokenizer:
         """
         return self._encode(text, special=False).ids
 
+    def encode_marked(self, text: str) -> list[int]:
+        """Returns the ids of ``text`` with special tokens spelled out in it, as in a rendered chat template."""
+        return self._encode(text, special=True).ids
+
     def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids (n,) int32 and, for each, the characters [start, end) of ``text`` it stands for, (n, 2) int32."""
         encoding = self._encode(text, special=False)
