@@ -35,6 +35,8 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
             run.log.truncate(rows, start)
         rollout_log.forget(run.workdir, run.settings.name, start)
         stage.watch = _watch(run) if processes.is_main() else None
+        # What was sampled ahead by older parameters is sampled again by newer ones where the run goes on.
+        stage.only_on_schedule = bool(settings.stale_steps)
         loop = RlLoop(run, params, optimizer, schedule, stage.accounts(settings.lora))
         if start < settings.steps:
             loop.warm_up(state)

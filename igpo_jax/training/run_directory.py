@@ -123,7 +123,9 @@ def check_settings(settings: RunSettings, workdir: pathlib.Path, resuming: Resum
     changes = []
     for path, before, now in settings_lib.changed_fields(stored, settings):
         before = defaults.get(path, before) if before == settings_lib.ABSENT else before
-        if now == settings_lib.ABSENT or before == now or path.startswith(_FREE):
+        # The schedule of checkpoints decides which rollouts are sampled ahead.
+        free = path.startswith(_FREE) and not (settings.rl.stale_steps and path == "checkpoints.every")
+        if now == settings_lib.ABSENT or before == now or free:
             continue
         if path == "sft.steps" and settings.sft.epochs:
             continue  # they follow from the epochs and the rows, which are compared themselves

@@ -41,6 +41,8 @@ class Stage:
         self._started = time.perf_counter()
         self.watch: health.Monitor | None = None
         self._painter = plots.Painter(run.workdir)
+        #: Whether a run that goes on from another step than those of the schedule would be another run.
+        self.only_on_schedule = False
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
 
@@ -108,10 +110,10 @@ class Stage:
         try:
             yield
         except Stopped:
-            if step:
+            if step and not self.only_on_schedule:
                 self.save(step, state, force=True)
-                self._checkpoints.wait()
-                console.note(f"{self._name}: step {step} of {self._total} is saved")
+            self._checkpoints.wait()
+            console.note(f"{self._name}: step {max(self._checkpoints.steps(), default=0)} of {self._total} is saved")
             raise
 
     def save(self, step: int, state: TrainState, force: bool = False) -> None:
