@@ -5,6 +5,7 @@ import dataclasses
 import re
 
 from igpo_jax.commands.checkpoint import Opened
+from igpo_jax.diffusion.draws import DRAWS
 from igpo_jax.diffusion.sampler import EOS_EXITS, STEP_BUDGETS, Sampler
 from igpo_jax.diffusion.selection import SELECTIONS
 from igpo_jax.errors import UserError
@@ -23,6 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, metavar="N", help="denoising steps in all")
     group.add_argument("--block-length", type=int, metavar="N", help="tokens of a block, finished left to right")
     group.add_argument("--temperature", type=float, metavar="T", help="0 takes the most likely token")
+    group.add_argument("--draw", choices=DRAWS, help="how tokens are drawn at a temperature above 0")
     group.add_argument("--cfg", dest="cfg_scale", type=float, metavar="W", help="guidance, 0 for none")
     group.add_argument("--selection", choices=SELECTIONS, help="which predictions a step reveals")
     group.add_argument("--eos-exit", choices=EOS_EXITS, help="what a block full of end tokens ends")

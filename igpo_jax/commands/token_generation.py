@@ -36,6 +36,8 @@ def generate(chosen: argparse.Namespace, opened: Opened) -> None:
     if "logit_bias" in file:
         bias = file.floats("logit_bias", "(V,)", (vocabulary,)).astype(np.float32)
     source = _noise(file, sampler, prompt, chosen.seed, vocabulary)
+    if isinstance(source, noise.RecordedNoise) and source.gumbels is not None:
+        sampler = dataclasses.replace(sampler, draw="gumbel")
     if ignored := file.unread():
         note(f"{file.path}: arrays that are not read: {', '.join(ignored)}")
     hints = np.full((len(prompt), sampler.length), -1, np.int32) if given is None else given

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpo_jax.diffusion.context import Context
 from igpo_jax.diffusion.layout import canvas_first
 from igpo_jax.diffusion.noise import Noise, RecordedNoise
 from igpo_jax.diffusion.sampler import Sampler
-from igpo_jax.diffusion.step import FILLED, HINT, Context, State, empty_trace
+from igpo_jax.diffusion.step import FILLED, HINT, State, empty_trace
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
 from igpo_jax.parallel.sharding import constrain

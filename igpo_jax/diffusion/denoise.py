@@ -16,9 +16,10 @@ import jax.numpy as jnp
 
 from igpo_jax.diffusion import schedule
 from igpo_jax.diffusion.begin import Array, Inputs, begin, checked
+from igpo_jax.diffusion.context import Context
 from igpo_jax.diffusion.noise import Noise
 from igpo_jax.diffusion.sampler import Sampler
-from igpo_jax.diffusion.step import FILLED, HINT, Context, State, Trace, count_masks, denoise_step, exit_at_eos
+from igpo_jax.diffusion.step import FILLED, HINT, State, Trace, count_masks, denoise_step, exit_at_eos
 from igpo_jax.models import llada
 
 __all__ = ["FILLED", "HINT", "Denoised", "Sampler", "Trace", "denoise"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from igpo_jax.errors import UserError
 
-_GUMBEL, _UNIFORM = 0, 1  # the two draws of one step must not share bits
+_GUMBEL, _UNIFORM, _TOKEN = 0, 1, 2  # the draws of one step must not share bits
 
 
 class Noise(Protocol):
@@ -20,6 +20,9 @@ class Noise(Protocol):
 
     def uniform(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Uniform draws (B, K) float32 in [0, 1) for the active block at denoising step ``step``."""
+
+    def token_uniforms(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Uniform draws (B, K, 2) float32 in [0, 1) that pick the tokens of a block of ``shape`` (B, K)."""
 
 
 def row_keys(root: jax.Array, purpose: str | int, step: Any, rows: Any) -> jax.Array:
@@ -75,11 +78,17 @@ class KeyNoise:
 
     def uniform(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Uniform draws (B, K) float32 in [0, 1); see Noise."""
+        return self._uniforms(step, shape, _UNIFORM)
 
+    def token_uniforms(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Uniform draws (B, K, 2) float32 in [0, 1); see Noise."""
+        return self._uniforms(step, (*shape, 2), _TOKEN)
+
+    def _uniforms(self, step: jax.Array, shape: tuple[int, ...], draw: int) -> jax.Array:
         _check_rows(self.keys, shape)
 
         def row(key: jax.Array) -> jax.Array:
-            return jax.random.uniform(_step_key(key, step, _UNIFORM), shape[1:], jnp.float32)
+            return jax.random.uniform(_step_key(key, step, draw), shape[1:], jnp.float32)
 
         return jax.vmap(row)(self.keys)
 
@@ -98,8 +107,9 @@ def _step_key(key: jax.Array, step: jax.Array, draw: int) -> jax.Array:
 class RecordedNoise:
     """Draws written down beforehand, one entry per denoising step of the schedule; for parity with other samplers."""
 
-    gumbels: jax.Array | None = None  # (S, B, K, V) float32 standard Gumbel values, for temperatures above zero
+    gumbels: jax.Array | None = None  # (S, B, K, V) float32 standard Gumbel values, for draw="gumbel"
     uniforms: jax.Array | None = None  # (S, B, K) float32, for random selection
+    tokens: jax.Array | None = None  # (S, B, K, 2) float32 uniforms, for draw="inverse_cdf"
 
     def gumbel(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The recorded (B, K, V) of ``step``; see Noise."""
@@ -108,6 +118,10 @@ class RecordedNoise:
     def uniform(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The recorded (B, K) of ``step``; see Noise."""
         return _recorded(self.uniforms, "uniforms", step, shape)
+
+    def token_uniforms(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The recorded (B, K, 2) of ``step``; see Noise."""
+        return _recorded(self.tokens, "tokens", step, (*shape, 2))
 
 
 def _recorded(draws: jax.Array | None, name: str, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:

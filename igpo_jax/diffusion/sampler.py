@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from igpo_jax.diffusion.draws import DRAWS
 from igpo_jax.diffusion.selection import SELECTIONS
 from igpo_jax.errors import UserError, check_choice
 
@@ -21,7 +22,8 @@ class Sampler:
     length: int = 256  #: canvas length C in tokens
     steps: int = 128  #: denoising steps over the whole canvas, the same number for every block
     block_length: int = 32  #: tokens of a block; blocks are completed from left to right
-    temperature: float = 0.0  #: of the Gumbel noise on the logits; 0 takes the most likely token
+    temperature: float = 0.0  #: tokens are drawn from softmax(logits / temperature); 0 takes the most likely one
+    draw: str = "inverse_cdf"  #: how: by two uniforms a position, or by the reference's "gumbel" noise; see DRAWS
     selection: str = "low_confidence"  #: which choices are revealed: the most probable, or "random" ones
     cfg_scale: float = 0.0  #: classifier-free guidance w: logits u + (w + 1)(c - u); 0 is off, else two passes a step
     eos_exit: str = "row"  #: what an all-EOS block ends, see EOS_EXITS
@@ -33,6 +35,7 @@ class Sampler:
     record: bool = False  #: return what every step saw and did
 
     def __post_init__(self) -> None:
+        check_choice("sampler.draw", self.draw, DRAWS)
         check_choice("sampler.selection", self.selection, SELECTIONS)
         check_choice("sampler.eos_exit", self.eos_exit, EOS_EXITS)
         check_choice("sampler.step_budget", self.step_budget, STEP_BUDGETS)
@@ -77,7 +80,7 @@ class Sampler:
     @classmethod
     def llada(cls, **changes: Any) -> "Sampler":
         """The sampler of ML-GSAI/LLaDA ``generate.py`` with its default settings, changed by field name."""
-        preset: dict[str, Any] = {"length": 128, "steps": 128, "block_length": 128}
+        preset: dict[str, Any] = {"length": 128, "steps": 128, "block_length": 128, "draw": "gumbel"}
         preset |= {"eos_exit": "none", "forbid_mask": False}
         return cls(**(preset | changes))
 
@@ -85,5 +88,5 @@ class Sampler:
     def official(cls, **changes: Any) -> "Sampler":
         """The sampler of facebookresearch/igpo ``utils/generate.py`` with its run's settings, changed by field name."""
         preset: dict[str, Any] = {"length": 256, "steps": 128, "block_length": 32, "temperature": 1.2}
-        preset |= {"eos_exit": "batch", "forbid_mask": False}
+        preset |= {"eos_exit": "batch", "forbid_mask": False, "draw": "gumbel"}
         return cls(**(preset | changes))

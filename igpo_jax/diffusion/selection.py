@@ -34,7 +34,8 @@ def choice_probability(logits: jax.Array, choice: jax.Array) -> jax.Array:
     Returns:
       (...) float32 in [0, 1].
     """
-    return jnp.exp(pick(logits, choice) - jax.nn.logsumexp(logits, axis=-1))
+    chosen = jnp.take_along_axis(logits, choice[..., None], axis=-1)[..., 0]
+    return jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1))
 
 
 def top_k_mask(confidence: jax.Array, k: jax.Array) -> jax.Array:

@@ -5,10 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from igpo_jax.diffusion import selection
-from igpo_jax.diffusion.layout import Row
-from igpo_jax.diffusion.noise import Noise
+from igpo_jax.diffusion.context import Context, block_of
+from igpo_jax.diffusion.predict import predict
 from igpo_jax.diffusion.sampler import Sampler
-from igpo_jax.models import llada
 from igpo_jax.parallel.sharding import constrain
 
 #: Entries of reveal_step for positions that no step revealed: given by a hint, or filled with EOS behind an exit (and
@@ -24,34 +23,10 @@ class Trace:
     """
 
     tokens: jax.Array  # (S, B, C) int32, canvas after the step
-    choice: jax.Array  # (S, B, K) int32, prediction for every position of the block
+    choice: jax.Array  # (S, B, K) int32, prediction for every masked position of the block, else the token there
     confidence: jax.Array  # (S, B, K) float32, -inf where a position was not masked
     revealed: jax.Array  # (S, B, K) bool
     ran: jax.Array  # (S,) bool
-
-
-@flax.struct.dataclass
-class Context:
-    """What stays the same over all steps."""
-
-    policy: llada.Policy  # compute copy
-    row: Row  # prompts in canvas-first layout
-    given: jax.Array  # (B, C) bool, hints
-    bias: jax.Array  # (V,) float32 added to the logits
-    temperature: jax.Array  # () float32
-    noise: Noise
-    model: llada.Model = flax.struct.field(pytree_node=False)
-    sampler: Sampler = flax.struct.field(pytree_node=False)  # temperature 0 or 1: whether there is noise at all
-
-    @property
-    def mask_id(self) -> int:
-        """The mask token."""
-        return self.model.config.mask_token_id
-
-    @property
-    def eos_id(self) -> int:
-        """The end-of-text token."""
-        return self.model.config.eos_token_id
 
 
 @flax.struct.dataclass
@@ -78,11 +53,6 @@ def empty_trace(sampler: Sampler, canvas: jax.Array) -> Trace | None:
     )
 
 
-def block_of(context: Context, x: jax.Array, start: jax.Array) -> jax.Array:
-    """The active block ``x[:, start : start + K]`` of an array (B, C or longer, ...)."""
-    return jax.lax.dynamic_slice_in_dim(x, start, context.sampler.block_length, axis=1)
-
-
 def count_masks(context: Context, state: State, start: jax.Array) -> jax.Array:
     """Masks (B,) int32 in each row's active block."""
     return jnp.sum(block_of(context, state.tokens, start) == context.mask_id, axis=1, dtype=jnp.int32)
@@ -103,8 +73,8 @@ def denoise_step(context: Context, state: State, start: jax.Array, step: jax.Arr
     """
     block = block_of(context, state.tokens, start)
     masked = block == context.mask_id
-    choice, confidence = _choose(context, _block_logits(context, state.tokens, start), step)
-    confidence = jnp.where(masked, confidence, -jnp.inf)
+    choice, confidence = predict(context, state.tokens, start, step, masked)
+    choice, confidence = jnp.where(masked, choice, block), jnp.where(masked, confidence, -jnp.inf)
     revealed = selection.top_k_mask(confidence, counts) & masked
     tokens = _put_block(state.tokens, jnp.where(revealed, choice, block), start)
     # A drawn mask token leaves its position as it was, so no step has revealed it.
@@ -146,36 +116,3 @@ def _record(trace: Trace | None, step: jax.Array, entry: Trace) -> Trace | None:
     if trace is None:
         return None
     return jax.tree.map(lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, step, 0), trace, entry)
-
-
-def _block_logits(context: Context, canvas: jax.Array, start: jax.Array) -> jax.Array:
-    """Logits (B, K, V) float32 of the active block, with guidance and bias applied."""
-
-    def logits_of(tokens: jax.Array) -> jax.Array:
-        row = context.row
-        hidden = llada.forward(context.policy, context.model, tokens, positions=row.positions, valid=row.lengths)
-        return llada.head_logits(context.policy, context.model, block_of(context, hidden, start))
-
-    logits = logits_of(context.row.with_canvas(canvas))
-    if context.sampler.cfg_scale > 0:
-        # Guidance is against what the model says without the prompt, and without the hints as well.
-        blind = jnp.where(context.given, context.mask_id, canvas)
-        prompt = jnp.full_like(context.row.tokens[:, canvas.shape[1] :], context.mask_id)
-        without = logits_of(jnp.concatenate([blind, prompt], axis=1))
-        logits = without + (context.sampler.cfg_scale + 1) * (logits - without)
-    return logits + context.bias
-
-
-def _choose(context: Context, logits: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A token (B, K) int32 and a confidence (B, K) float32 for every position of the block."""
-    noisy = logits
-    if context.sampler.temperature > 0:
-        noisy = logits + context.temperature * context.noise.gumbel(step, logits.shape)
-    choice = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
-    if context.sampler.selection == "random":
-        return choice, context.noise.uniform(step, choice.shape)
-    if context.sampler.suppress_eos_confidence:
-        last = jnp.array([context.eos_id, context.sampler.eot_token_id])
-        columns = jnp.arange(logits.shape[-1])
-        logits = jnp.where((columns[:, None] == last).any(axis=1), -jnp.inf, logits)
-    return choice, selection.choice_probability(logits, choice)

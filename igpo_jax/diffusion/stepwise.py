@@ -15,10 +15,11 @@ import numpy as np
 
 from igpo_jax.diffusion import schedule
 from igpo_jax.diffusion.begin import Array, begin, checked
+from igpo_jax.diffusion.context import Context
 from igpo_jax.diffusion.denoise import Denoised
 from igpo_jax.diffusion.noise import Noise
 from igpo_jax.diffusion.sampler import Sampler
-from igpo_jax.diffusion.step import Context, State, count_masks, denoise_step, exit_at_eos
+from igpo_jax.diffusion.step import State, count_masks, denoise_step, exit_at_eos
 from igpo_jax.models import llada
 from igpo_jax.parallel.sharding import constrain, to_host
 

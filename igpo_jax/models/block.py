@@ -60,7 +60,7 @@ def _product(x: jax.Array, weight: jax.Array, axes: tuple[str, str], kept: str |
 
 
 def block(layer: Layer, x: jax.Array, rotation: Rotation, valid: jax.Array | None) -> jax.Array:
-    """One block on the residual stream x (B, T, D); ``valid`` are the keys that may be attended to, see ``attention``."""
+    """One block on the residual stream x (B, T, D); ``valid``: keys that may be attended to, see ``attention``."""
     x += layer.linear("attn_out", attention_context(layer, layer.norm("attn_norm", x), rotation, valid))
     return x + mlp(layer, layer.norm("ff_norm", x))
 

@@ -86,11 +86,12 @@ class Loop:
 class _PlainLoop:
     """The algorithm of the reference samplers, one row and one step after the other."""
 
-    def __init__(self, policy, model, sampler, tokens, valid, hints, temperature, gumbels, uniforms, bias):
+    def __init__(self, policy, model, sampler, tokens, valid, hints, temperature, gumbels, uniforms, bias, pairs):
         self.policy, self.model, self.sampler = policy, model, sampler
         self.prompts = [row[ok] for row, ok in zip(tokens, valid, strict=True)]
         self.width, self.hints = tokens.shape[1], hints
         self.temperature, self.gumbels, self.uniforms, self.bias = temperature, gumbels, uniforms, bias
+        self.pairs = pairs
         self.mask, self.eos = model.config.mask_token_id, model.config.eos_token_id
         self.canvas = np.where(hints >= 0, hints, self.mask)
         self.reveal_step = np.where(hints >= 0, -1, -2)
@@ -142,10 +143,7 @@ class _PlainLoop:
         for offset, cell in enumerate(cells):
             if self.canvas[row, cell] != self.mask:
                 continue
-            noise = self.temperature * self.gumbels[step, row, offset] if self.temperature else 0.0
-            noisy = logits[cell] + noise
-            choice = int(np.argmax(noisy))
-            self._margin(noisy)
+            choice = self._choice(logits[cell], step, row, offset)
             found.append((self._confidence(logits[cell], choice, step, row, offset), -cell, choice))
         found.sort(reverse=True)
         if count < len(found) and found[count][0] > -np.inf:
@@ -154,6 +152,21 @@ class _PlainLoop:
             self.canvas[row, -cell] = choice
             if choice != self.mask:
                 self.reveal_step[row, -cell] = step
+
+    def _choice(self, logits, step, row, offset):
+        if self.temperature and self.sampler.draw == "inverse_cdf":
+            return self._drawn(logits, self.pairs[step, row, offset, 1])
+        noise = self.temperature * self.gumbels[step, row, offset] if self.temperature else 0.0
+        self._margin(logits + noise)
+        return int(np.argmax(logits + noise))
+
+    def _drawn(self, logits, uniform):
+        """The token whose interval holds ``uniform``; so small a vocabulary is one chunk, picked by any number."""
+        weights = np.exp((logits - logits.max()) / self.temperature)
+        edges = np.cumsum(weights) / weights.sum()
+        # Logits that move by d move an edge by at most d / (2 T): as a margin of logits like the others.
+        self.gap = min(self.gap, 2 * self.temperature * np.abs(edges[:-1] - uniform).min())
+        return int(np.searchsorted(edges[:-1], uniform, side="right"))
 
     def _margin(self, values):
         best, second = np.sort(values)[[-1, -2]]
@@ -191,9 +204,22 @@ def _spread(count, steps):
 def plain_loop():
     """Runs the plain loop; arguments as denoise, noise as recorded arrays."""
 
-    def run(policy, model, sampler, tokens, valid, hints=None, temperature=0.0, gumbels=None, uniforms=None, bias=0.0):
+    def run(
+        policy,
+        model,
+        sampler,
+        tokens,
+        valid,
+        hints=None,
+        temperature=0.0,
+        gumbels=None,
+        uniforms=None,
+        bias=0.0,
+        pairs=None,
+    ):
         hints = np.full((len(tokens), sampler.length), -1) if hints is None else hints
-        return _PlainLoop(policy, model, sampler, tokens, valid, hints, temperature, gumbels, uniforms, bias).run()
+        draws = (gumbels, uniforms, bias, pairs)
+        return _PlainLoop(policy, model, sampler, tokens, valid, hints, temperature, *draws).run()
 
     return run
 

@@ -4,10 +4,11 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from igpo_jax.diffusion import denoise, noise
+from igpo_jax.diffusion import denoise, draws, noise
 
 BATCH, WIDTH, VOCAB, EOS = 4, 5, 40, 39
 
@@ -17,10 +18,11 @@ SAMPLERS = (
     denoise.Sampler(length=8, steps=3, block_length=8, eos_exit="none", cfg_scale=0.8),
     denoise.Sampler(length=12, steps=4, block_length=6, suppress_eos_confidence=True, step_budget="open_masks"),
     denoise.Sampler(length=10, steps=4, block_length=5, selection="random", suppress_eos_logits=True),
-    denoise.Sampler(length=12, steps=12, block_length=4, temperature=0.9),
-    denoise.Sampler(length=12, steps=8, block_length=6, temperature=1.3, step_budget="open_masks"),
+    denoise.Sampler(length=12, steps=12, block_length=4, temperature=0.9, draw="gumbel"),
+    denoise.Sampler(length=12, steps=8, block_length=6, temperature=1.3, step_budget="open_masks", draw="gumbel"),
     denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0, eos_exit="batch", forbid_mask=False),
     denoise.Sampler(length=8, steps=4, block_length=4, temperature=0.7, eos_exit="none", selection="random"),
+    denoise.Sampler(length=32, steps=16, block_length=16, temperature=0.8, cfg_scale=0.3),
 )
 
 
@@ -48,7 +50,7 @@ EXAMPLES = st.builds(
 
 
 def inputs(example, prompts):
-    """Arguments of the loop: prompts, hints, recorded Gumbel values and uniforms, logit bias."""
+    """Arguments of the loop: prompts, hints, recorded Gumbel values, uniforms and token uniforms, logit bias."""
     rng = np.random.default_rng(example.seed)
     sampler = example.sampler
     tokens, valid = prompts(rng, BATCH, WIDTH)
@@ -59,8 +61,10 @@ def inputs(example, prompts):
     pulled = np.arange(sampler.steps)[:, None] // sampler.steps_per_block >= np.array(example.eos_from)
     gumbels[..., EOS] += 100 * pulled[..., None]
     uniforms = rng.uniform(size=shape).astype(np.float32)
+    pairs = rng.uniform(size=(*shape, 2)).astype(np.float32)
+    pairs[pulled] = np.nextafter(np.float32(1), np.float32(0))  # EOS is the last token
     hints = np.where(hinted, words, -1).astype(np.int32)
-    return tokens, valid, hints, gumbels, uniforms, rng.normal(size=VOCAB).astype(np.float32)
+    return tokens, valid, hints, gumbels, uniforms, pairs, rng.normal(size=VOCAB).astype(np.float32)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,18 +72,21 @@ def inputs(example, prompts):
 def test_equals_the_plain_loop(small, prompts, plain_loop, assert_same, example):
     policy, model = small
     sampler = example.sampler
-    tokens, valid, hints, gumbels, uniforms, bias = inputs(example, prompts)
-    loop = plain_loop(policy, model, sampler, tokens, valid, hints, sampler.temperature, gumbels, uniforms, bias)
+    tokens, valid, hints, gumbels, uniforms, pairs, bias = inputs(example, prompts)
+    given_draws = (sampler.temperature, gumbels, uniforms, bias, pairs)
+    loop = plain_loop(policy, model, sampler, tokens, valid, hints, *given_draws)
     assume(loop.gap > 1e-5)
-    source = noise.RecordedNoise(gumbels, uniforms)
+    source = noise.RecordedNoise(gumbels, uniforms, pairs)
     assert_same(denoise.denoise(policy, model, sampler, tokens, valid, source, hints=hints, logit_bias=bias), loop)
 
 
-def test_key_noise_is_what_the_plain_loop_gets_from_the_same_keys(small, prompts, plain_loop, assert_same):
+@pytest.mark.parametrize("draw", draws.DRAWS)
+def test_key_noise_is_what_the_plain_loop_gets_from_the_same_keys(small, prompts, plain_loop, assert_same, draw):
     policy, model = small
     tokens, valid = prompts(np.random.default_rng(8), BATCH, WIDTH)
-    sampler = denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0)
+    sampler = denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0, draw=draw)
     source = noise.KeyNoise(noise.row_keys(jax.random.key(4), "rollout", 2, np.arange(BATCH)))
     gumbels = np.stack([source.gumbel(step, (BATCH, 4, VOCAB)) for step in range(sampler.steps)])
-    loop = plain_loop(policy, model, sampler, tokens, valid, None, 1.0, gumbels)
+    pairs = np.stack([source.token_uniforms(step, (BATCH, 4)) for step in range(sampler.steps)])
+    loop = plain_loop(policy, model, sampler, tokens, valid, None, 1.0, gumbels, pairs=pairs)
     assert_same(denoise.denoise(policy, model, sampler, tokens, valid, source), loop)

@@ -156,7 +156,7 @@ def script(*rows):
 
 def run_script(small, scripted, want, eos_exit, hints=None):
     count = want.shape[1]
-    sampler = denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0, eos_exit=eos_exit)
+    sampler = denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0, draw="gumbel", eos_exit=eos_exit)
     tokens, valid = np.ones((count, 3), np.int32), np.ones((count, 3), bool)
     source = noise.RecordedNoise(gumbels=scripted(want))
     return denoise.denoise(*small, sampler, tokens, valid, source, hints=hints)
@@ -220,7 +220,7 @@ def test_a_drawn_mask_token_stays_only_where_the_reference_would_keep_it(small, 
     want[2, 0, :] = MASK  # the first step of the second block only; its second step reveals two of four
     tokens, valid = np.ones((1, 3), np.int32), np.ones((1, 3), bool)
     source = noise.RecordedNoise(gumbels=scripted(want))
-    common = {"length": 12, "steps": 6, "block_length": 4, "temperature": 1.0}
+    common = {"length": 12, "steps": 6, "block_length": 4, "temperature": 1.0, "draw": "gumbel"}
     kept = denoise.denoise(*small, denoise.Sampler.llada(**common), tokens, valid, source)
     found = np.asarray(kept.tokens)[0]
     assert found[2] == MASK
@@ -275,3 +275,15 @@ def test_only_the_active_block_is_projected_and_weights_are_cast_outside_the_loo
     ]
     assert inside
     assert not [equation for equation in inside if equation.invars[0].aval.shape in weights]
+
+
+def test_the_head_sees_only_as_many_positions_as_the_fullest_row_has_masks(small, batch, equations):
+    tokens, valid, _ = batch
+    sampler = denoise.Sampler(length=32, steps=16, block_length=16)
+
+    def run(policy):
+        return denoise.denoise(policy, small[1], sampler, tokens, valid, None)
+
+    found = equations(jax.make_jaxpr(run)(small[0]).jaxpr)
+    heads = [eq.outvars[0].aval.shape for eq, path in found if eq.primitive.name == "dot_general" and "cond" in path]
+    assert heads == [(BATCH * width, 40) for width in (4, 8, 12, 16)]

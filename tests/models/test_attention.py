@@ -100,5 +100,5 @@ def test_unknown_implementation():
 
 @pytest.mark.parametrize("name", ["cudnn", "splash"])
 def test_a_kernel_that_cannot_run_here_is_an_error(name):
-    with pytest.raises(UserError, match=rf"compute.attention: '{name}' attention needs .*, but the devices are cpu, .*"):
+    with pytest.raises(UserError, match=rf"attention: '{name}' attention needs .*, but the devices are cpu, .*"):
         attention(*_inputs(dtype=jnp.bfloat16), implementation=name)
