@@ -35,7 +35,7 @@ VARIANTS = {
     "traces": ("rewritten", "original"),
 }
 
-#: OpenR1-Math's rows x 100 epochs / 2,048 rows an update.
+#: OpenR1-Math's rows x 100 epochs / 2,048 rows an update, for a plan; a run counts the rows that it kept.
 STEPS = round(94_000 * 100 / 2048)
 
 #: Written by ``python -m igpo_jax.rewrite --output=rewrites/openr1 ...``, see docs/rewriting.md.
@@ -64,6 +64,7 @@ def get_config(variant: str = "tpu") -> RunSettings:
         sampler=Sampler(length=512, steps=256, block_length=32, temperature=0.0),
         sft=SftSettings(
             steps=STEPS,
+            epochs=100.0,
             batch_size=2048,
             micro_batches=layout.parts(2048, rows),
             completion_length=4096 - PROMPT_LENGTH if original else 1024,
