@@ -1,5 +1,6 @@
 """Saved rollouts: one JSON object a completion, with hints, order of reveal, verdict, reward and advantage."""
 
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import numpy as np
 
 from igpo_jax.data.token_texts import token_texts
 from igpo_jax.data.tokenizers import Tokenizer
+from igpo_jax.parallel import processes
 from igpo_jax.rl.batch import completion_mask
 from igpo_jax.rl.rollout import RewardSettings, Rollout, Round, reward_of
 
@@ -27,12 +29,14 @@ def save(
 ) -> pathlib.Path:
     """Writes ``rollouts/STAGE_STEP.jsonl``, whole or not at all; docs/reading_a_run.md lists the fields.
 
+    The main process writes the rows of all.
+
     Args:
       workdir: the run directory.
       stage: name of the RL stage.
       step: outer step, from 1.
-      rollout: the step's completions after replacement.
-      kept: (B, C) bool, positions that the loss runs over.
+      rollout: the step's completions after replacement, those of this process.
+      kept: (B, C) bool, positions of the same rows that the loss runs over.
       tokenizer: turns ids into the pieces that a page can colour.
       rewards: what a completion earns, for those of the second round that nothing is learnt from.
 
@@ -40,10 +44,13 @@ def save(
       The file.
     """
     path = workdir / FOLDER / f"{stage}_{step:06d}.jsonl"
+    parts = processes.gather_values(list(_records(rollout, kept, tokenizer, rewards)))
+    if not processes.is_main():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
-        for record in _records(rollout, kept, tokenizer, rewards):
+        for record in sorted(itertools.chain(*parts), key=lambda record: not record["learnt_from"]):
             file.write(json.dumps({"step": step} | record) + "\n")
     partial.rename(path)
     return path
@@ -90,7 +97,7 @@ def _record(rollout: Rollout, rows: Round, row: int, group: int, length: int, to
     tokens, group_size = rows.tokens[row, :length], rollout.first_correct.shape[1]
     return {
         "id": question.id,
-        "group": group,
+        "group": int(np.asarray(rollout.batch.group_id)[group * group_size]),
         "question": question.text,
         "gold": question.gold,
         "trace": question.trace_text,
