@@ -105,8 +105,10 @@ def log_likelihood_samples(
       (B,) float32, in nats. Their mean is the bound.
     """
     rows, room = masked.shape
-    place = jnp.arange(tokens.shape[0])
-    hidden_places = jax.lax.dynamic_update_slice(jnp.zeros((rows, tokens.shape[0]), bool), masked, (0, prompt_length))
+    masked, probability = (constrain(each, ("batch", "length")) for each in (masked, probability))
+    place, tokens = jnp.arange(tokens.shape[0]), constrain(tokens, ("length",))
+    nowhere = constrain(jnp.zeros((rows, tokens.shape[0]), bool), ("batch", "length"))
+    hidden_places = jax.lax.dynamic_update_slice(nowhere, masked, (0, prompt_length))
     noisy = jnp.where(hidden_places, model.config.mask_token_id, tokens[None])
     valid = jnp.broadcast_to(place < prompt_length + answer_length, noisy.shape)
 

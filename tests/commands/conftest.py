@@ -23,6 +23,9 @@ from igpo_jax.training.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
 
+#: The adapter is tested where lm-evaluation-harness is installed, which is an extra.
+collect_ignore = [] if importlib.util.find_spec("lm_eval") else ["test_harness.py"]
+
 
 @pytest.fixture
 def run(capfd):
