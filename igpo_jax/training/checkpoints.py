@@ -206,7 +206,7 @@ class Checkpoints:
         try:
             self.wait()
         except UserError as error:  # of the save before this one, which nobody was waiting for
-            _log.warning("%s", error)
+            _log.warning("%s; the run goes on", error)
         try:
             self._begin(step, state, extra or {}, None if metric is None or math.isnan(metric) else metric)
         except UserError as error:
@@ -221,7 +221,7 @@ class Checkpoints:
         self._needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         missing = self._needed - self._free()
         if processes.agree_any(missing > 0):
-            raise self._write_error(step, OSError("the disk is too full"))
+            raise self._write_error(step, OSError("no room for it"))
         self._current = step
         record = {"metric": metric, "extra": {"device_count": jax.device_count(), **extra}}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(trees.to_storage(state)), extra=ocp.args.JsonSave(record))
@@ -335,13 +335,12 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> UserError:
         """Clears away what a failed save has written; returns what to raise."""
-        failure = self._write_error(self._current, error)
-        self._current = None
+        step, self._current = self._current, None
         for path in self.directory.iterdir():
             if _TEMPORARY in path.name and processes.is_main():
                 path.rmtree(missing_ok=True)
         self._manager.reload()
-        return failure
+        return self._write_error(step, error)
 
     def _write_error(self, step: int | None, error: Exception) -> UserError:
         missing = self._needed - self._free()

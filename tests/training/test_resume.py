@@ -1,6 +1,7 @@
 """Runs that were asked to end, or fell in the middle of a step, go on to the bits of a run that nobody touched."""
 
 import dataclasses
+import itertools
 import logging
 import os
 
@@ -120,6 +121,7 @@ def test_time_outs_of_a_step_that_is_repeated_stay_what_they_were(tmp_path):
     assert float(third[0]["judge_timeouts"]) >= 4, "they are counted, of both rounds"
 
 
+@pytest.mark.slow
 def test_the_batch_of_a_step_does_not_depend_on_what_ran_before(whole, tmp_path):
     """The position in the data is what was consumed: a run resumed at step 2 takes the questions of step 3."""
     _, expected = whole
@@ -132,6 +134,7 @@ def test_the_batch_of_a_step_does_not_depend_on_what_ran_before(whole, tmp_path)
     assert len({tuple(ids) for ids in asked.values()}) == 4
 
 
+@pytest.mark.slow
 def test_an_updates_overflow_stops_the_run_and_names_the_good_checkpoint(tmp_path):
     """A learning rate of 1e30 ruins the parameters in the first update; those after it are skipped."""
     optimizer = dataclasses.replace(SETTINGS.sft.optimizer, learning_rate=1e30)
@@ -146,9 +149,9 @@ def test_an_updates_overflow_stops_the_run_and_names_the_good_checkpoint(tmp_pat
 
 def test_a_run_goes_on_while_its_disk_is_full(whole, tmp_path, monkeypatch, caplog):
     _, expected = whole
-    free = iter([0] * 6 + [2**40] * 100)
-    real = checkpoints.shutil.disk_usage
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: real(path)._replace(free=next(free)))
+    looks = itertools.count()
+    # The first save looks three times: before it begins, and for its sentence.
+    monkeypatch.setattr(checkpoints.Checkpoints, "_free", lambda self: 0 if next(looks) < 3 else 2**40)
     sft = dataclasses.replace(SETTINGS, rl=dataclasses.replace(SETTINGS.rl, steps=0))
     with caplog.at_level(logging.WARNING):
         run = train(sft, tmp_path)
@@ -159,8 +162,7 @@ def test_a_run_goes_on_while_its_disk_is_full(whole, tmp_path, monkeypatch, capl
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
-    real = checkpoints.shutil.disk_usage
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: real(path)._replace(free=1024))
+    monkeypatch.setattr(checkpoints.Checkpoints, "_free", lambda self: 1024)
     with pytest.raises(
         UserError, match=r"checkpoint of step 4 could not be written .* 1.0 KiB are free, so .* missing"
     ):
