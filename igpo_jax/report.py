@@ -35,11 +35,21 @@ def _run(arguments: Sequence[str] | None) -> None:
     text, remarks = page.render(opened, chosen.rollouts)
     for remark in remarks:
         note(f"warning: {remark}")
-    partial = output.with_name(f"{output.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(output)
+    _write(output, text)
     size = output.stat().st_size
     print(f"{output}, {f'{size / 1e6:.1f} MB' if size >= 1e6 else f'{size / 1e3:.0f} kB'}")
+
+
+def _write(output: pathlib.Path, text: str) -> None:
+    """Writes the page in one atomic move; raises UserError where it cannot be written."""
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(output)
+    except OSError as error:
+        raise UserError(
+            f"{output} cannot be written ({error.strerror}); name another place with --output=FILE"
+        ) from error
 
 
 def _parser() -> Parser:

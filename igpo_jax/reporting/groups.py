@@ -65,7 +65,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _default(path: str) -> Any:
-    return _value(_defaults(), path)
+    return value_at(_defaults(), path)
 
 
 def _label(runs: Sequence[RunFolder]) -> str:
@@ -80,10 +80,11 @@ def different_settings(groups: Sequence[Group]) -> list[tuple[str, list[Any]]]:
     paths = dict.fromkeys(path for run in firsts[1:] for path in _changed(firsts[0], run))
     if any(len(group.runs) > 1 for group in groups):
         paths.pop("seed", None)
-    return [(path, [_value(run.config, path) for run in firsts]) for path in paths]
+    return [(path, [value_at(run.config, path) for run in firsts]) for path in paths]
 
 
-def _value(config: Any, path: str) -> Any:
+def value_at(config: Any, path: str) -> Any:
+    """What stands at a dotted path of nested dicts, ``settings.ABSENT`` where nothing does."""
     for name in path.split("."):
         if not isinstance(config, dict) or name not in config:
             return settings.ABSENT

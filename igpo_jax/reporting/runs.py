@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -31,8 +32,9 @@ class RunFolder:
 
     @property
     def seed(self) -> int | None:
-        """The seed of the configuration."""
-        return self.config.get("seed")
+        """The seed of the configuration, None where it names none."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else None
 
 
 def open_runs(places: Sequence[str | os.PathLike[str]]) -> list[RunFolder]:
@@ -112,7 +114,8 @@ def _object(path: pathlib.Path, remarks: list[str]) -> dict[str, Any]:
 def _evaluations(path: pathlib.Path, remarks: list[str]) -> list[dict[str, Any]]:
     """One row a stage, from evaluations/STAGE.json."""
     found = {file.stem: _object(file, remarks) for file in sorted((path / "evaluations").glob("*.json"))}
-    usable = {stage: row for stage, row in found.items() if isinstance(row.get("pass_at_1"), int | float)}
+    numbers = {stage: _numbers(row) for stage, row in found.items()}
+    usable = {stage: row for stage, row in numbers.items() if "pass_at_1" in row}
     for stage in found:
         if stage not in usable and found[stage]:
             remarks.append(
@@ -120,6 +123,11 @@ def _evaluations(path: pathlib.Path, remarks: list[str]) -> list[dict[str, Any]]
             )
     order = [stage for stage in _FIRST if stage in usable] + [stage for stage in usable if stage not in _FIRST]
     return [usable[stage] | {"stage": stage} for stage in order]
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """The finite numbers of a row: all that a table shows."""
+    return {name: value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
 def _events(path: pathlib.Path, remarks: list[str]) -> list[dict[str, Any]]:

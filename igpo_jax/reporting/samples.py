@@ -93,7 +93,8 @@ def _check(row: Any) -> None:
     if not all(isinstance(piece, str) for piece in row["pieces"]):
         raise ValueError("a piece is not a text")
     for name in ("hinted", "reveal_step", "kept"):
-        if not all(isinstance(value, int) for value in row.get(name) or []):
+        values = row.get(name) or []
+        if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
             raise ValueError(f"'{name}' holds something that is not a whole number")
 
 

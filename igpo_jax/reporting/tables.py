@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from igpo_jax import settings
 from igpo_jax.pages.document import escape
-from igpo_jax.reporting.groups import Group
+from igpo_jax.reporting.groups import Group, value_at
 from igpo_jax.reporting.runs import RunFolder
 from igpo_jax.training import accounting
 from igpo_jax.training.console import format_duration
@@ -146,18 +147,25 @@ def settings_table(groups: Sequence[Group], different: Sequence[tuple[str, Seque
 
 def protocol(run: RunFolder) -> str:
     """How the run's scores were measured, in one line; what the folder does not say is left out."""
-    config, facts = run.config, run.facts
-    sampler, how = config.get("sampler", {}), config.get("evaluation", {})
     asked = next((row["questions"] for row in run.evaluations if "questions" in row), None)
     parts = [
         f"{asked:.0f} held-out questions" if asked else "",
-        f"{how['samples']} sample{'s' * (how['samples'] > 1)} at temperature {how['temperature']}" if how else "",
-        f"length {sampler['length']}, {sampler['steps']} steps, block {sampler['block_length']}" if sampler else "",
-        f"template {config.get('template')} {facts.get('template_hash', '')}".strip() if config.get("template") else "",
-        f"judge {config['judge']['kind']}" if "judge" in config else "",
-        f"{facts['devices']} {facts['platform']} devices" if "devices" in facts else "",
-        f"compute in {config['compute']['dtype']}" if "compute" in config else "",
-        f"jax {facts['jax']}" if "jax" in facts else "",
-        f"seed {run.seed}" if run.seed is not None else "",
+        _said(run.config, "{} samples each", "evaluation.samples"),
+        _said(run.config, "temperature {}", "evaluation.temperature"),
+        _said(
+            run.config, "length {}, {} steps, block {}", *(f"sampler.{n}" for n in ("length", "steps", "block_length"))
+        ),
+        _said(run.config, "template {}", "template") + _said(run.facts, " ({})", "template_hash"),
+        _said(run.config, "judge {}", "judge.kind"),
+        _said(run.facts, "{} {} devices", "devices", "platform"),
+        _said(run.config, "compute in {}", "compute.dtype"),
+        _said(run.facts, "jax {}", "jax"),
+        _said(run.config, "seed {}", "seed"),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _said(source: dict[str, Any], sentence: str, *paths: str) -> str:
+    """The sentence with the values at ``paths``; empty where one of them is not there."""
+    values = [value_at(source, path) for path in paths]
+    return "" if settings.ABSENT in map(str, values) else sentence.format(*values)

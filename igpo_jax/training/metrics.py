@@ -293,4 +293,6 @@ def _spell(value: float) -> str:
 def _decode(line: bytes) -> Row:
     fields = json.loads(line.decode("utf-8"))
     stage, step, moment = (fields.pop(name) for name in _RESERVED)
+    if not isinstance(stage, str) or not isinstance(step, int) or not isinstance(moment, int | float):
+        raise ValueError(f"its stage is {stage!r}, its step {step!r} and its time {moment!r}")
     return Row(stage, step, moment, {name: float(value) for name, value in fields.items()})

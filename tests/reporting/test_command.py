@@ -75,6 +75,17 @@ def test_bad_input_is_one_sentence(folder, monkeypatch, capsys, arguments, sente
     assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
 
 
+def test_a_folder_that_may_not_be_written(folder, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    assert report.main([str(folder)]) == 2
+    page = folder / "report.html"
+    sentence = f"error: {page} cannot be written (Permission denied); name another place with --output=FILE\n"
+    assert capsys.readouterr().err == sentence
+
+
 def test_names_from_the_folder_cannot_become_markup(tmp_path, capsys):
     folder = cases.make_run(tmp_path / "<img src=x>")
     assert report.main([str(folder)]) == 0

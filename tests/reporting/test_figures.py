@@ -1,5 +1,7 @@
 """Curves of the page: seeds as bands, evaluations on one axis, gaps where nothing finite was logged."""
 
+import json
+
 import pytest
 
 from igpo_jax.reporting import figures, groups, runs, tables
@@ -87,3 +89,23 @@ def test_phases_add_up_and_what_passes_within_them_does_not(tmp_path):
 def test_the_protocol_is_said(tmp_path):
     (run,) = runs.open_runs([cases.make_run(tmp_path / "run", seed=7)])
     assert tables.protocol(run) == "40 held-out questions, 4 cpu devices, jax 0.10.2, seed 7"
+
+
+def test_odd_configurations_do_no_harm(tmp_path):
+    folder = cases.make_run(tmp_path / "run")
+    odd = {
+        "sampler": [],
+        "evaluation": {"samples": 2},
+        "judge": 3,
+        "compute": {"dtype": None},
+        "seed": [1],
+        "template": {},
+    }
+    (folder / "config.json").write_text(json.dumps(odd))
+    (folder / "environment.json").write_text('{"devices": "many"}')
+    (folder / "evaluations" / "sft.json").write_text(
+        '{"pass_at_1": 0.5, "seconds": "long", "questions": NaN, "step": []}'
+    )
+    found = runs.open_runs([folder])
+    assert tables.protocol(found[0]) == "40 held-out questions, 2 samples each, template {}, compute in None, seed [1]"
+    assert "<td>sft</td><td></td><td>50.0%</td>" in tables.stage_table(groups.group_runs(found))

@@ -56,10 +56,11 @@ def test_a_metrics_file_cut_in_the_middle_of_a_line(tmp_path):
 def test_a_damaged_line_in_the_middle(tmp_path):
     path = cases.make_run(tmp_path / "run") / "metrics.jsonl"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:3], '{"stage": "sft", "st', "[1]", *lines[5:]]) + "\n")
+    path.write_text("\n".join([*lines[:3], '{"stage": "sft", "st', "[1]", '{"stage": 1, "step": 2, "time": 3}']) + "\n")
+    path.write_text(path.read_text() + "\n".join(lines[6:]) + "\n")
     (run,) = runs.open_runs([tmp_path / "run"])
-    assert len(run.rows) == 9
-    assert [remark.split(" line ")[1][:2] for remark in run.remarks] == ["4 ", "5 "]
+    assert len(run.rows) == 8
+    assert [remark.split(" line ")[1][:2] for remark in run.remarks] == ["4 ", "5 ", "6 "]
 
 
 def test_damaged_side_files_are_named_and_passed_over(tmp_path):

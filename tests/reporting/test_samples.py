@@ -99,6 +99,7 @@ def test_damaged_lines_are_named_once_a_file(folder):
         ({"pieces": None}, "no list 'pieces'"),
         ({"pieces": [1, 2, 3]}, "a piece is not a text"),
         ({"reveal_step": [0, 1, "x"]}, "'reveal_step' holds something"),
+        ({"kept": 3}, "'kept' holds something"),
     ],
 )
 def test_what_is_no_saved_rollout_is_named(folder, fields, problem):
