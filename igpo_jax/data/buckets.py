@@ -103,7 +103,15 @@ class Batches:
             EOS, and ``row_ids`` (B,) int32, the rows' places in the whole batch.
         """
         rows = self.rows(step)
-        width, chosen = self.width(rows), rows[mine]
+        return self._cut(rows, self.width(rows), mine)
+
+    def example(self, width: Width, mine: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Arrays as those of a batch of ``width``, with the first rows over and over: to compile for."""
+        rows = np.arange(self._batch_size) % len(self._encoded)
+        return self._cut(rows, width, mine)
+
+    def _cut(self, rows: np.ndarray, width: Width, mine: slice) -> dict[str, np.ndarray]:
+        chosen = rows[mine]
         return {
             "prompt_tokens": self._encoded.prompt_tokens[chosen, : width.prompt],
             "prompt_mask": self._encoded.prompt_mask[chosen, : width.prompt],

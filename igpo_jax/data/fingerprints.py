@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from igpo_jax.data.settings import DataSettings
 
@@ -59,7 +59,7 @@ def public_homes(question: str) -> tuple[str, ...]:
     return _homes().get(fingerprint(question), ())
 
 
-def overlap(questions: Iterable[str], tests: dict[str, Iterable[str]]) -> dict[str, int]:
+def overlap(questions: Iterable[str], tests: Mapping[str, Iterable[str]]) -> dict[str, int]:
     """Counts the questions that each test set asks too.
 
     Args:

@@ -70,7 +70,8 @@ class Accounts(clock.Phases):
         device = devices.device_of(mesh.devices.flat[0].device_kind)
         self._work, self._canvas, self._devices = work, canvas, mesh.devices.size
         self._peak = device.peak_bf16_flops if device else None
-        self._cost, self._updated_rows = SamplingCost(), 0
+        self._cost = SamplingCost()
+        self._updated_rows, self._updated_tokens, self._updated_flops = 0, 0, 0.0
 
     def sampled(self, seconds: Mapping[str, float], cost: SamplingCost) -> None:
         """Counts a rollout: its seconds by phase, and what all processes together sampled."""
@@ -78,9 +79,11 @@ class Accounts(clock.Phases):
             self.add(name, spent)
         self._cost = self._cost + cost
 
-    def updated(self, rows: int) -> None:
-        """Counts an update on ``rows`` rows."""
+    def updated(self, rows: int, canvas: int = 0, row_update: float = 0.0) -> None:
+        """Counts an update on ``rows`` rows, with ``canvas`` tokens and ``row_update`` FLOPs where not the stage's."""
         self._updated_rows += rows
+        self._updated_tokens += rows * (canvas or self._canvas)
+        self._updated_flops += rows * (row_update or self._work.row_update)
 
     def row(self) -> dict[str, float]:
         """What a row of metrics says, since the row before: seconds, rates per device, utilisation; starts anew.
@@ -90,7 +93,8 @@ class Accounts(clock.Phases):
         values = {f"{name}_seconds": spent for name, spent in self.seconds.items()} | self._rates()
         self._productive += _productive_of(self.seconds)
         values["goodput"] = self._productive / max(time.time() - self._first_start, 1e-9)
-        self.seconds, self._cost, self._updated_rows = {}, SamplingCost(), 0
+        self.seconds, self._cost = {}, SamplingCost()
+        self._updated_rows, self._updated_tokens, self._updated_flops = 0, 0, 0.0
         return values
 
     def _rates(self) -> dict[str, float]:
@@ -109,9 +113,9 @@ class Accounts(clock.Phases):
         if updating and self._updated_rows:
             share = 1 / (updating * self._devices)
             values["update_sequences_per_second"] = self._updated_rows * share
-            values["update_tokens_per_second"] = self._updated_rows * self._canvas * share
+            values["update_tokens_per_second"] = self._updated_tokens * share
             if self._peak:
-                values["mfu_update"] = self._updated_rows * self._work.row_update * share / self._peak
+                values["mfu_update"] = self._updated_flops * share / self._peak
         return values
 
 

@@ -1,17 +1,21 @@
 """Supervised fine-tuning as a loop: data in, updates, metrics, checkpoints; it can be stopped and continued."""
 
 import contextlib
+import functools
+from typing import Any
 
 import jax
+import numpy as np
 
-from igpo_jax.models import llada
+from igpo_jax.data.buckets import Batches
+from igpo_jax.models import flops, llada
 from igpo_jax.parallel import processes, sharding
 from igpo_jax.training import console
 from igpo_jax.training import sft as sft_step
 from igpo_jax.training.prepared_data import sft_batches
 from igpo_jax.training.run import Run
 from igpo_jax.training.stage_state import Stage, StageResult, floats, make_optimizer
-from igpo_jax.training.state import create, merged_params
+from igpo_jax.training.state import TrainState, create, merged_params
 from igpo_jax.training.warmup import WarmUp
 
 
@@ -29,22 +33,21 @@ def run_sft(run: Run, params: llada.Params) -> StageResult:
         update = sft_step.make_sft_step(run.model, settings, optimizer, schedule)
         accounts = stage.accounts(settings.lora)
         progress = console.Progress(settings.steps, "sft", start)
+        mine = processes.my_rows(settings.batch_size)
+        if start < settings.steps and run.settings.warm_up:
+            with accounts.phase("update"):
+                _warm_up(run, batches, mine, update, state)
         for step in range(start, settings.steps):
             with accounts.phase("data"):
-                mine = processes.my_rows(settings.batch_size)
-                arrays = {name: rows[mine] for name, rows in batches.arrays(step).items()}
-                batch = sharding.shard_batch(sft_step.SftBatch(**arrays), run.mesh)
-            if step == start and run.settings.warm_up:
-                with accounts.phase("update"):
-                    warm = WarmUp("sft")
-                    warm.compile("the update", lambda: update.lower(state, batch, run.key))  # noqa: B023
-                    warm.note()
+                batch = _placed(batches.arrays(step, mine), run)
             logs = (step + 1) % settings.log_every == 0 or step + 1 == settings.steps
             with accounts.phase("update"):
                 state, metrics = update(state, batch, run.key)
                 # The updates since the last row run while the host goes on; here their end is waited for.
                 values = floats(metrics) if logs else {}
-            accounts.updated(settings.batch_size)
+            prompt, canvas = batch.prompt_tokens.shape[1], batch.completion_tokens.shape[1]
+            work = flops.update_flops(run.model.config, 1, prompt + canvas, canvas, settings.lora)
+            accounts.updated(settings.batch_size, canvas, work)
             if logs:
                 stage.log(step + 1, values | accounts.row())
                 stage.check_finite(values)
@@ -53,3 +56,18 @@ def run_sft(run: Run, params: llada.Params) -> StageResult:
                 stage.finish(step + 1, state)
         stage.end()
         return StageResult(merged_params(state), stage.elapsed(), {})
+
+
+def _placed(arrays: dict[str, np.ndarray], run: Run) -> sft_step.SftBatch:
+    """A batch on the devices; ``arrays`` are this process's rows."""
+    return sharding.shard_batch(sft_step.SftBatch(**arrays), run.mesh)
+
+
+def _warm_up(run: Run, batches: Batches, mine: slice, update: Any, state: TrainState) -> None:
+    """Compiles the update for every width of the batches, the widest first, which needs the most memory."""
+    warm = WarmUp("sft")
+    for width in reversed(batches.widths):
+        batch = _placed(batches.example(width, mine), run)
+        tokens = f" at {width.prompt}+{width.completion} tokens" if len(batches.widths) > 1 else ""
+        warm.compile(f"the update{tokens}", functools.partial(update.lower, state, batch, run.key))
+    warm.note()
