@@ -143,12 +143,23 @@ def _draw(axes: Axes, subject: Subject, curves: Sequence[_Curve], rows: Sequence
         for line in axes.lines:
             line.set_clip_on(False)
     elif not subject.log:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        _from_zero(axes, subject, curves)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(frameon=False, fontsize=8.5)
+        place = {"loc": "upper left", "ncols": 3} if subject.stacked else {"loc": "best"}
+        axes.legend(frameon=True, framealpha=0.8, edgecolor="none", fontsize=8.5, **place)
+
+
+def _from_zero(axes: Axes, subject: Subject, curves: Sequence[_Curve]) -> None:
+    """A linear axis that shows zero, with room for the legend above a stack."""
+    low = min((float(np.nanmin(curve.y)) for curve in curves), default=0.0)
+    bottom, top = (axes.get_ylim()[0] if low < 0 else 0.0), axes.get_ylim()[1]
+    if not any(np.nan_to_num(curve.y).any() for curve in curves):
+        top = 1.0
+    axes.set_ylim(bottom, top * (1.35 if subject.stacked else 1.0))
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
 
 
 def _lines(axes: Axes, curves: Sequence[_Curve]) -> None:

@@ -140,7 +140,7 @@ def test_judging_is_drawn_inside_the_phases_and_not_on_top():
     axes = Figure().add_subplot()
     plots._draw(axes, subject("time"), plots._curves(subject("time"), rows), rows)
     assert axes.get_legend_handles_labels()[1] == ["judge, within", "rollout"]
-    assert axes.get_ylim()[1] < 5
+    assert axes.get_ylim()[1] < 1.4 * 4.5, "the stack is 4 seconds high, not 5, with room for the legend"
     only = Figure().add_subplot()
     judged = [Row("igpo", 1, 0.0, {"judge_seconds": 1.0})]
     plots._draw(only, subject("time"), plots._curves(subject("time"), judged), judged)
@@ -171,3 +171,8 @@ def test_running_mean_equals_a_loop(window):
         near = [values[j] for j in range(len(values)) if abs(i - j) <= window // 2 and math.isfinite(values[j])]
         expected = sum(near) / len(near) if near else math.nan
         assert means[i] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_curve_that_is_zero_throughout_stands_on_the_ground():
+    axes = drawn("clip_fraction", [Row("igpo", n, 0.0, {"clip_low": 0.0, "clip_high": 0.0}) for n in (1, 2)])
+    assert axes.get_ylim() == (0, 1)
