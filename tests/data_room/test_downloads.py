@@ -93,9 +93,7 @@ def test_what_the_hub_publishes_is_held_against_what_arrives(server, downloads):
 
 
 def test_a_wrong_published_checksum(server, downloads):
-    with pytest.raises(
-        UserError, match=f"expected {'0' * 64}; try again, or fetch the file yourself and set data.path"
-    ):
+    with pytest.raises(UserError, match=f"expected {'0' * 64}; try again, or fetch the file yourself and set"):
         downloads.fetch(Remote(f"{server.url}/rows.json", "0" * 64))
     assert files_of(downloads) == []
 
@@ -116,7 +114,7 @@ def test_nobody_answers(downloads, monkeypatch):
 def test_a_damaged_record(server, downloads):
     downloads.folder.mkdir()
     (downloads.folder / "checksums.json").write_text("[")
-    with pytest.raises(UserError, match="checksums.json is damaged; remove it"):
+    with pytest.raises(UserError, match=r"checksums.json is damaged; remove it"):
         downloads.sha256(Remote(f"{server.url}/rows.json"))
 
 

@@ -317,7 +317,7 @@ def test_each_split_may_come_from_another_set(tmp_path):
 
 
 def test_settings_of_sources():
-    with pytest.raises(UserError, match="data.rl_path is 'x', but data.rl_name is empty"):
+    with pytest.raises(UserError, match=r"data.rl_path is 'x', but data.rl_name is empty"):
         DataSettings(rl_path="x")
     with pytest.raises(UserError, match=r"data.sft_name is 'gsm9k'.*did you mean 'gsm8k'"):
         DataSettings(sft_name="gsm9k")

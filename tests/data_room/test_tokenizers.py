@@ -32,6 +32,11 @@ def chain_rows():
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_chain_task_survives_the_round_trip(kind, template):
+    if kind == "words" and template.name not in ("plain", "boxed"):
+        # Words stand one blank apart: a format that begins with a line end or ends a line in a blank is refused.
+        with pytest.raises(UserError, match=r"tokenizer.kind 'words' turns .* use 'bpe', which keeps every text"):
+            build_tokenizer(TokenizerSettings(kind=kind), tokenizer_texts(DataSettings(), [], template))
+        return
     tokenizer = build_tokenizer(TokenizerSettings(kind=kind), tokenizer_texts(DataSettings(), [], template))
     for example in chain_rows():
         for text in (template.prompt(example.question), template.completion(example.reasoning, example.answer)):
