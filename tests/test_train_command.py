@@ -1,9 +1,10 @@
-"""The training command as a user starts it: the quickstart made tiny, stopped by Ctrl-C, continued to its end."""
+"""The training command as a user starts it: the quickstart made tiny, stopped by signals, continued to its end."""
 
 import collections
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -75,38 +76,59 @@ def complaints(err):
     return "".join(line for line in err.splitlines(True) if not line.startswith("WARNING: Waiting for previous save"))
 
 
-def stopped(command, workdir):
-    """Starts a run and presses Ctrl-C after its third RL step; (process, output, errors)."""
+def stopped(command, workdir, step, number):
+    """Starts a run and sends it a signal after an RL step; (process, output, errors)."""
     process, end = command(workdir), time.monotonic() + 300
-    while ("igpo", 3) not in logged(workdir):
+    while ("igpo", step) not in logged(workdir):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, "the run is not getting anywhere"
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     return process, *process.communicate(timeout=300)
 
 
-def test_a_run_is_stopped_by_ctrl_c_and_goes_on(command, tmp_path):
-    for attempt in range(3):
-        workdir = tmp_path / f"run{attempt}"
-        first, out, err = stopped(command, workdir)
-        # Python drops the signal where it falls into the callback of a weak reference; the run then simply finishes.
-        if "Exception ignored" not in err:
-            break
-    assert first.returncode == 130, err
-    assert complaints(err) == "stopped by Ctrl-C; the last finished checkpoint is intact\n"
+def saved_step(out):
+    """The step that the last line of a stopped run tells of."""
+    return int(re.fullmatch(rf"igpo: step (\d+) of {STEPS} is saved", out.splitlines()[-1])[1])
+
+
+def test_a_run_is_stopped_by_signals_and_goes_on(command, tmp_path):
+    workdir = tmp_path / "run"
+    first, out, err = stopped(command, workdir, 3, signal.SIGTERM)
+    assert first.returncode == 75, err
+    assert complaints(err) == (
+        "SIGTERM: saving at the next safe point, then leaving; a second signal ends at once\n"
+        "stopped by SIGTERM; the same command goes on from here\n"
+    )
     assert "sft: pass@1" in out and "igpo: pass@1" not in out
     assert not (workdir / "summary.json").exists()
-    reached = max(step for stage, step in logged(workdir) if stage == "igpo")
-    assert reached < STEPS
+    reached = saved_step(out)
+    assert 3 <= reached < STEPS and (workdir / "checkpoints" / "igpo" / str(reached)).is_dir()
 
-    second = command(workdir)
-    out, err = second.communicate(timeout=300)
-    assert (second.returncode, complaints(err)) == (0, "")
+    refused = command(workdir, "--config.cpu_devices=1", "--config.seed=4")
+    out, err = refused.communicate(timeout=120)
+    assert (refused.returncode, out) == (2, "")
+    assert err == (
+        f"error: {workdir} holds a run with other settings: seed 0 -> 4; use another --workdir, go on with what the "
+        "run has, or take the changes with --resume-with-changes\n"
+    )
+    refused = command(workdir, "--config.cpu_devices=1")
+    assert refused.wait(timeout=120) == 2
+    assert "devices of the run 2 -> 1; " in (err := refused.stderr.read()) and "--allow-other-devices" in err
+
+    second, out, err = stopped(command, workdir, reached + 2, signal.SIGINT)
+    assert second.returncode == 130, err
+    assert complaints(err).endswith("stopped by Ctrl-C; the same command goes on from here\n")
+    assert f"igpo: going on from step {reached} of {STEPS}\n" in out
+    reached = saved_step(out)
+
+    third = command(workdir)
+    out, err = third.communicate(timeout=300)
+    assert (third.returncode, complaints(err)) == (0, "")
     steps = [
         int(line.split()[1].partition("/")[0]) for line in out.splitlines() if line.startswith("igpo  ") and "/" in line
     ]
-    assert steps == list(range(steps[0], STEPS + 1)) and 2 < steps[0] <= reached + 1, "it went on from a checkpoint"
+    assert steps == list(range(reached + 1, STEPS + 1)), "it went on from where it was stopped"
     assert not any(line.startswith("sft  ") and f"/{TINY['sft.steps']}" in line for line in out.splitlines())
     counts = collections.Counter(logged(workdir))
     assert counts == collections.Counter(

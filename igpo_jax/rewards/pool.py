@@ -200,7 +200,9 @@ class JudgePool:
                 self._replace(slot, worker)
             raise
         for job in jobs:
-            self._known[job.key] = found[job.key]
+            # What was stopped is compared anew in a later batch: no verdict depends on what this process has seen.
+            if not found[job.key][1]:
+                self._known[job.key] = found[job.key]
         while len(self._known) > _MEMORY:
             self._known.popitem(last=False)
         return found

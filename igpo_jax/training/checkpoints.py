@@ -4,13 +4,11 @@ A training state is stored flat, one array per path such as ``policy/params/bloc
 can be compared with what a program expects, and read in part, without knowing the classes that made it.
 """
 
-import dataclasses
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +19,7 @@ from igpo_jax.errors import UserError
 from igpo_jax.parallel import processes
 from igpo_jax.training import checkpoint_trees as trees
 from igpo_jax.training.checkpoint_guards import interrupted_later, quiet_coroutines, quiet_failures
+from igpo_jax.training.checkpoint_policy import CheckpointSettings, Keep
 from igpo_jax.training.files import in_words
 
 _log = logging.getLogger(__name__)
@@ -28,49 +27,6 @@ _log = logging.getLogger(__name__)
 _TEMPORARY = "orbax-checkpoint-tmp"
 #: Metrics of checkpoints that were saved before they were measured.
 _SCORES = "scores.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointSettings:
-    """When to save and what to keep.
-
-    Raises:
-      UserError: for a value outside its range.
-    """
-
-    every: int = 100  #: save at every step that this divides; 0 = only where a save is forced
-    keep_last: int = 2  #: how many of the newest checkpoints to keep
-    keep_best: bool = True  #: keep the checkpoint with the greatest metric as well
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise UserError(f"every is {self.every}, expected 0 (only forced saves) or more")
-        if self.keep_last < 1:
-            raise UserError(f"keep_last is {self.keep_last}, expected 1 or more")
-
-
-class _Keep:
-    """Orbax's preservation policy for keep-last-n and keep-best, on metrics that this module reads itself.
-
-    Orbax reads its own metric files when it starts, and a damaged one would stop the run.
-    """
-
-    def __init__(self, settings: CheckpointSettings) -> None:
-        self.settings = settings
-        self.metrics: dict[int, float] = {}
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        steps = [info.step for info in checkpoints]
-        # The one just saved comes last. Steps beyond it are a future that the run left when it resumed before them.
-        past = sorted(step for step in steps if step <= steps[-1])
-        kept = {*past[-self.settings.keep_last :], self.best(past) if self.settings.keep_best else None}
-        return [step in kept for step in steps]
-
-    def best(self, steps: Sequence[int]) -> int | None:
-        """Returns the step with the greatest metric, the later one of equals; None where no step has one."""
-        scored = [(self.metrics[step], step) for step in steps if step in self.metrics]
-        return max(scored)[1] if scored else None
 
 
 class Checkpoints:
@@ -96,7 +52,7 @@ class Checkpoints:
         self.directory = _absolute(directory)
         self.settings = settings or CheckpointSettings()
         self.read_only = read_only
-        self._keep = _Keep(self.settings)
+        self._keep = Keep(self.settings)
         self._current: int | None = None
         self._needed = 0
         self._prepare()
@@ -148,9 +104,17 @@ class Checkpoints:
                 continue
             if metric is not None:
                 metrics[step] = metric
-        scores = self.directory / _SCORES
-        later = json.loads(scores.read_text()) if scores.exists() else {}
-        return metrics | {int(step): metric for step, metric in later.items() if int(step) in self.steps()}
+        return metrics | {step: metric for step, metric in self._read_scores().items() if step in self.steps()}
+
+    def _read_scores(self) -> dict[int, float]:
+        path = self.directory / _SCORES
+        try:
+            return {int(step): float(metric) for step, metric in json.loads(path.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError) as error:
+            _log.warning("%s is damaged (%s); the best checkpoint so far is not known", path, error)
+            return {}
 
     def _read_record(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]

@@ -45,7 +45,9 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
         for step in range(start, settings.steps):
             run.judge.begin(run.settings.name, step + 1)
             with stage.saved_if_stopped(step, state):
+                run.stop.point()
                 policy, gathered = loop.gather(state, step)
+                run.stop.point()
             state, values = loop.learn(state, policy, gathered, step)
             stage.add({name: values[name] for name in TABLE_MEANS} | {"steps": 1.0})
             stage.log(step + 1, values | loop.accounts.row())
@@ -113,6 +115,8 @@ class RlLoop:
             (policy, asked, begun), self._ahead = self._ahead, None
         gathered = rollout.collect(policy, asked, step, self._context, begun)
         self.accounts.sampled(gathered.seconds, gathered.cost)
+        if self._settings.stale_steps:
+            gathered.stats["rollout_age"] = float(self._settings.inner_updates if begun else 0)
         # Both rounds, and the verdicts that were read back.
         gathered.stats["judge_timeouts"] = float(processes.agree_sum(np.int64(run.judge.timed_out)))
         run.judge.settle(gathered.rows.tokens, gathered.replaced)
@@ -158,7 +162,8 @@ class RlLoop:
             updated = floats(outcome)
         self.accounts.updated(settings.inner_updates * settings.rollout.rows)
         values = gathered.stats | _pass_at(processes.gather_rows(gathered.first_correct)) | score_values | updated
-        values["ratio_gap"] = _ratio_gap(outcomes[0])
+        if not gathered.stats.get("rollout_age"):
+            values["ratio_gap"] = _ratio_gap(outcomes[0])
         if self._settings.save_rollouts_every and (step + 1) % self._settings.save_rollouts_every == 0:
             with spared_when_full(f"the file of step {step + 1}'s rollouts"):
                 rollout_log.save(

@@ -54,9 +54,9 @@ class Run:
     def sampler_context(self, temperature: float, rows_per_program: int) -> sampling.SamplerContext:
         """The run's sampler at a temperature of its own."""
         sampler = dataclasses.replace(self.settings.sampler, temperature=temperature)
-        return sampling.SamplerContext(
-            self.model, sampler, self.mesh, rows_per_program, self.settings.seed, self.stop.point
-        )
+        context = sampling.SamplerContext(self.model, sampler, self.mesh, rows_per_program, self.settings.seed)
+        # Several processes would have to wait for each other, and so for the devices, before every program.
+        return context if jax.process_count() > 1 else dataclasses.replace(context, safe_point=self.stop.point)
 
     def evaluate(self, params: llada.Params) -> evaluation.Evaluation:
         """Answers the held-out questions with plain parameters."""

@@ -59,6 +59,11 @@ class Stage:
         if found is None:
             return 0, state
         step, restored, extra = found
+        if step > self._total:
+            raise UserError(
+                f"{self._name}: the run has made {step} steps, but only {self._total} are asked for; ask for {step} or "
+                "more, or use another --workdir"
+            )
         done = "finished already" if step == self._total else f"going on from step {step} of {self._total}"
         console.note(f"{self._name}: {done}")
         self.seconds, self.sums = extra["seconds"], extra["sums"]

@@ -148,6 +148,25 @@ def test_the_last_and_the_best_are_kept(tmp_path):
         assert float(checkpoints.restore(tiny(0), step=checkpoints.best_step())[1]["w"][0]) == 7.0
 
 
+def test_a_metric_may_come_after_the_save(tmp_path, caplog):
+    with Checkpoints(tmp_path, CheckpointSettings(every=1, keep_last=1)) as checkpoints:
+        for step, metric in enumerate([0.1, 0.9, 0.3, float("nan")], 1):
+            checkpoints.save(step, tiny(step))
+            checkpoints.score(step, metric)
+            checkpoints.score(99, 5.0)
+        assert checkpoints.steps() == [2, 4] and checkpoints.best_step() == 2
+    with Checkpoints(tmp_path, CheckpointSettings(every=1, keep_last=1)) as checkpoints:
+        assert checkpoints.best_step() == 2, "it is on disk"
+        checkpoints.save(5, tiny(5))
+        checkpoints.score(5, 0.95)
+        checkpoints.save(6, tiny(6))
+        assert checkpoints.steps() == [5, 6]
+    (tmp_path / "scores.json").write_text('{"5": ')
+    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path, EVERY) as checkpoints:
+        assert checkpoints.best_step() is None and checkpoints.restore(tiny(0))[0] == 6
+    assert f"{tmp_path / 'scores.json'} is damaged" in caplog.text
+
+
 def test_without_keep_best_only_the_last_are_kept(tmp_path):
     with Checkpoints(tmp_path, CheckpointSettings(every=1, keep_last=3, keep_best=False)) as checkpoints:
         for step in range(1, 7):

@@ -78,6 +78,16 @@ def test_a_run_that_is_given_more_steps_goes_on(whole, tmp_path):
     assert summary_of(tmp_path) == summary_of(workdir), "the table tells of the longer run, not of the shorter one"
 
 
+def test_a_run_is_not_cut_to_fewer_steps_than_it_has_made(whole):
+    workdir, _ = whole
+    fewer = dataclasses.replace(SETTINGS, rl=dataclasses.replace(SETTINGS.rl, steps=2))
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match="igpo: the run has made 4 steps, but only 2 are asked for"):
+        train(fewer, workdir, resuming=CHANGES)
+    (workdir / "config.json").write_bytes(before)
+    (workdir / "history.jsonl").unlink()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
