@@ -27,4 +27,5 @@ def _question(encoded: Encoded, row: int, settings: hints.HintSettings) -> Quest
         trace_tokens=trace.tokens,
         trace_offsets=trace.offsets,
         protected=hints.protected_tokens(trace.text, trace.offsets, example.answer, settings.exclude),
+        trace_source=example.trace_source,
     )

@@ -19,7 +19,7 @@ from igpo_jax.rewards.verdict import Judge, Verdict
 from igpo_jax.rl import advantages, hints, sampling
 from igpo_jax.rl.batch import RolloutBatch, completion_mask
 from igpo_jax.rl.judging import Judging
-from igpo_jax.rl.rollout_stats import first_round_stats, hint_stats, replacement_stats
+from igpo_jax.rl.rollout_stats import first_round_stats, format_stats, hint_stats, replacement_stats, source_stats
 
 SECOND_BATCHES = ("inpaint", "plain", "none")
 REPLACE_ORDERS = ("random", "first")
@@ -76,6 +76,7 @@ class Question:
     trace_tokens: np.ndarray  # (n,) int32, the ground-truth completion without EOS
     trace_offsets: np.ndarray  # (n, 2) characters of trace_text
     protected: np.ndarray  # (n,) bool, never hinted
+    trace_source: str = ""  # who wrote the trace, as in data/examples.py
 
 
 @dataclasses.dataclass
@@ -184,7 +185,9 @@ def collect(
         stats |= hint_stats | {"second_forwards": float(more.forwards)}
         cost = cost + more
     batch = _batch(final, begun.asked, context)
-    stats |= replacement_stats(batch, replaced, wrong, group_size)
+    stats |= replacement_stats(batch, replaced, wrong, group_size) | format_stats(final.texts)
+    rescued = replaced.reshape(-1, group_size).any(axis=1)
+    stats |= source_stats([question.trace_source for question in questions], first_correct, rescued)
     counts = cost.of_all_processes()
     return Rollout(batch, final, replaced, first_correct, second, questions, stats, phases.seconds, counts)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from igpo_jax.parallel import processes
+from igpo_jax.rewards.formats import format_terms
 from igpo_jax.rewards.verdict import Verdict
 from igpo_jax.rl import advantages, hints
 from igpo_jax.rl.batch import RolloutBatch
@@ -25,6 +26,34 @@ def first_round_stats(verdicts: Sequence[Verdict], correct: np.ndarray, cost: Sa
         "judge_timeouts": float(timed_out.sum()),
         "no_answer": float(no_answer.mean()),
     }
+
+
+def format_stats(texts: Sequence[str]) -> dict[str, float]:
+    """Mean format terms of the released code, a column each; logged whatever weight they have in the reward."""
+    terms = [format_terms(text) for text in texts]
+    means = processes.gather_rows(np.array([list(row.values()) for row in terms])).mean(axis=0)
+    return {f"format_{name}": float(mean) for name, mean in zip(terms[0], means, strict=True)}
+
+
+def source_stats(sources: Sequence[str], correct: np.ndarray, rescued: np.ndarray) -> dict[str, float]:
+    """Pass@1, share of all-wrong groups and rescued ones by source of the trace; nothing where all have one source.
+
+    Args:
+      sources: trace source of each of this process's N questions.
+      correct: (N, G) bool, verdicts of the plain round.
+      rescued: (N,) bool, whether hinted completions were taken in.
+    """
+    mine = [
+        (source, float(right.mean()), float(not right.any()), float(saved))
+        for source, right, saved in zip(sources, correct, rescued, strict=True)
+    ]
+    rows = [row for part in processes.gather_values(mine) for row in part]
+    names, stats = sorted({row[0] for row in rows}), {}
+    for name in names if len(names) > 1 else ():
+        means = np.mean([row[1:] for row in rows if row[0] == name], axis=0)
+        columns = ("pass_at_1", "all_wrong_before", "rescued_share")
+        stats |= {f"source/{name}/{column}": float(value) for column, value in zip(columns, means, strict=True)}
+    return stats
 
 
 def hint_stats(placed: Sequence[tuple[hints.Hints, Any]]) -> dict[str, float]:

@@ -101,6 +101,7 @@ def _record(rollout: Rollout, rows: Round, row: int, group: int, length: int, to
         "question": question.text,
         "gold": question.gold,
         "trace": question.trace_text,
+        "trace_source": question.trace_source,
         "completion": rows.texts[row],
         "correct": verdict.correct,
         "answer": verdict.answer,
