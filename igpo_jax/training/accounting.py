@@ -148,6 +148,14 @@ def _productive_of(seconds: Mapping[str, float]) -> float:
     return sum(seconds.get(name, 0.0) for name in _PRODUCTIVE)
 
 
+def goodput_line(rows: Sequence[Row]) -> str:
+    """One line on the last row's goodput; empty where no row has one."""
+    shares = [row.values["goodput"] for row in rows if "goodput" in row.values]
+    if not shares:
+        return ""
+    return f"goodput {100 * shares[-1]:.0f}%: the steps' share of all time since the first start"
+
+
 def table(rows: Sequence[Row], stages: Sequence[str]) -> str:
     """Seconds by phase, one column a stage; empty where no row has any."""
     columns = {stage: spent for stage in stages if (spent := seconds_by_phase(rows, stage))}

@@ -68,6 +68,7 @@ def _conclude(run: Run, rows: list[dict[str, Any]]) -> None:
     console.note(console.table([_cells(row) for row in rows], HEADER))
     if spent := accounting.table(metrics.read_metrics(workdir), stages):
         console.note(f"\n{spent}\n")
+        console.note(accounting.goodput_line(metrics.read_metrics(workdir)))
     saved = len(list((workdir / "rollouts").glob("*.jsonl")))
     console.note(f"metrics, checkpoints, {len(pictures)} plots and {saved} files of rollouts are in {workdir}")
 
