@@ -45,6 +45,17 @@ def figures(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return [figure for figure in found if figure["series"]]
 
 
+def events(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Where health findings about RL stand on the axis of steps: ``group``, ``step`` and what was found."""
+    return [
+        {"group": number, "step": event["step"], "text": f"{run.label}, step {event['step']}: {event['signature']}"}
+        for number, group in enumerate(groups)
+        for run in group.runs
+        for event in run.health
+        if kind_of(event["stage"]) == "rl"
+    ]
+
+
 def _figure(subject: Subject, groups: Sequence[Group], axis: _Axis) -> dict[str, Any]:
     series: list[dict[str, Any]] = []
     for number, group in enumerate(groups):

@@ -28,6 +28,7 @@ def render(runs: Sequence[RunFolder], most_rollouts: int) -> tuple[str, list[str
         "groups": [group.label for group in grouped],
         "runs": [run.label for run in runs],
         "figures": figures.figures(grouped),
+        "events": figures.events(grouped),
         "rollouts": rollouts,
     }
     title = f"{', '.join(group.label for group in grouped)} · igpo_jax report"

@@ -137,7 +137,9 @@ def _events(path: pathlib.Path, remarks: list[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
-            events.append({name: event[name] for name in ("stage", "step", "signature", "advice")} | event)
+            if not isinstance(event["stage"], str) or not isinstance(event["step"], int):
+                raise ValueError("stage or step is of the wrong type")
+            events.append({name: event[name] for name in ("stage", "step", "signature", "advice")})
         except (ValueError, KeyError, TypeError, RecursionError):
             remarks.append(f"{path} line {number} is not a whole event and is left out")
     return events

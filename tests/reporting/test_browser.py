@@ -26,6 +26,8 @@ def page(tmp_path_factory):
         "answer": cases.HOSTILE,
     }
     cases.save_rollouts(folder, rows)
+    finding = {"stage": "igpo", "step": 3, "signature": "ratio_gap", "value": 0.1, "advice": "check the <b>masks</b>"}
+    (folder / "health.jsonl").write_text(json.dumps(finding) + "\n")
     cases.save_rollouts(folder, [cases.row(group=n // 4) for n in range(12)], step=20)
     assert report.main([str(folder)]) == 0
     return folder / "report.html"
@@ -143,6 +145,13 @@ def test_curves_show_their_values_and_can_be_hidden(driver):
     assert len(figure.find_elements("css selector", "svg[role=img] .line")) == 2
     figure.find_element("css selector", ".key button").click()
     assert len(figure.find_elements("css selector", "svg[role=img] .line")) == 1
+
+
+def test_health_findings_are_listed_and_marked(driver):
+    assert "ratio_gap" in text(driver, "health") and "check the <b>masks</b>" in text(driver, "health")
+    marks = driver.find_elements("css selector", "#figure-reward .event title")
+    assert [mark.get_attribute("textContent") for mark in marks] == ["run, step 3: ratio_gap"]
+    assert driver.find_elements("css selector", "#figure-sft_loss .event, #figure-evaluation .event") == []
 
 
 def test_what_a_model_wrote_does_nothing(driver):

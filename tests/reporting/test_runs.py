@@ -72,7 +72,9 @@ def test_damaged_side_files_are_named_and_passed_over(tmp_path):
     (folder / "health.jsonl").write_text(json.dumps(event) + '\n{"stage": "igpo"}\nnot json\n')
     (run,) = runs.open_runs([folder])
     assert [row["stage"] for row in run.evaluations] == ["start", "igpo"]
-    assert run.config == {} == run.facts and run.health == [event]
+    assert run.config == {} == run.facts and run.health == [
+        {name: value for name, value in event.items() if name != "value"}
+    ]
     assert len(run.remarks) == 5 and all(str(folder) in remark for remark in run.remarks)
 
 

@@ -2,11 +2,12 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
 
-from igpo_jax import cli, settings, train
+from igpo_jax import cli, report, settings, train
 from igpo_jax.data.tokenizers import load_tokenizer
 from igpo_jax.models.config import ModelConfig
 from igpo_jax.rewards.verdict import judge_one
@@ -137,6 +138,18 @@ def test_saved_rollouts(run):
             rewards = np.array([record["reward"] for record in learnt if record["group"] == group])
             advantages = [record["advantage"] for record in learnt if record["group"] == group]
             np.testing.assert_allclose(advantages, rewards - rewards.mean(), atol=1e-6)
+
+
+def test_the_report_of_the_run(run, tmp_path, capsys):
+    assert report.main([str(run), f"--output={tmp_path / 'page.html'}"]) == 0
+    assert capsys.readouterr().err == ""
+    text = (tmp_path / "page.html").read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*)</script>', text)[1])
+    lines = [line for path in (run / "rollouts").iterdir() for line in path.read_text().splitlines()]
+    assert len(data["rollouts"]["rows"]) == data["rollouts"]["total"] == len(lines)
+    assert {"sft_loss", "reward", "all_wrong", "kl", "gradient_norm", "evaluation"} <= {
+        f["name"] for f in data["figures"]
+    }
 
 
 def check_record(record, tokenizer):

@@ -81,6 +81,16 @@ function scales(figure, shown) {
   return { x, y, x0, x1, yticks };
 }
 
+// A mark on the axis at every step where the watch over the run's health found something.
+function drawEvents(figure, scale, several, node) {
+  const floor = BOX.height - BOX.bottom;
+  for (const event of figure.events.filter(e => e.step >= scale.x0 && e.step <= scale.x1)) {
+    const x = scale.x(event.step), colour = several ? `c${event.group % 8}` : "alarm";
+    const mark = svg("path", { class: `event ${colour}`, d: `M${x} ${floor}l-4 7h8Z` }, node);
+    svg("title", {}, mark).textContent = event.text;
+  }
+}
+
 function path(xs, ys, scale) {
   return xs.map((x, i) => (i ? "L" : "M") + scale.x(x).toFixed(1) + " " + scale.y(ys[i]).toFixed(1)).join("");
 }
@@ -190,6 +200,7 @@ function drawFigure(figure, groups, parent) {
     content.textContent = "";
     state.scale = scales(figure, shown.length ? shown : state.series);
     drawAxes(figure, state.scale, content);
+    drawEvents(figure, state.scale, several, content);
     for (const s of shown) drawSeries(s, state.scale, content);
   };
   draw();
