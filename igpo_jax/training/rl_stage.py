@@ -254,8 +254,8 @@ def _ratio_gap(outcome: dict[str, jax.Array]) -> float:
 
 
 def _pass_at(correct: np.ndarray) -> dict[str, float]:
-    """Unbiased pass@k of the plain samples, (N, G) bool, for k = 2, 4, 8 ... up to G."""
+    """Unbiased pass@k of the plain samples, (N, G) bool, for k = 5 and 2, 4, 8 ... up to G."""
     group_size = correct.shape[1]
-    ks = [2**i for i in range(1, group_size.bit_length()) if 2**i <= group_size]
+    ks = sorted(k for k in {5, *(2**i for i in range(1, group_size.bit_length()))} if k <= group_size)
     counts = correct.sum(axis=1).tolist()
     return {f"pass_at_{k}": statistics.mean_pass_at_k(counts, group_size, k) for k in ks}
