@@ -12,6 +12,7 @@ On several machines, run the same command on each: TPU pods and srun are recogni
 --coordinator=HOST:PORT --processes=COUNT --process-id=NUMBER (docs/multi_host.md).
 """
 
+import contextlib
 import sys
 from typing import Any, cast
 
@@ -55,7 +56,9 @@ def main(command: cli.Command) -> int:
         devices = run_settings.cpu_devices or mesh.cpu_device_count(batches, cores)
         mesh.force_cpu_devices(devices)
         # Joining the others sets a handler for SIGTERM; the run's own comes after it and stays.
-        with stop.listening(), processes.together(where):
+        # A check has nothing to save, so it just ends.
+        listening = contextlib.nullcontext() if given["check"].value else stop.listening()
+        with listening, processes.together(where):
             if devices < cores and not run_settings.cpu_devices:
                 rows = ", ".join(str(rows) for rows in sorted(set(run_settings.batches)))
                 print(
