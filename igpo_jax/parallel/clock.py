@@ -1,5 +1,6 @@
 """Where the seconds go: phases of wall time, and within them what jax spends on compiling."""
 
+import collections
 import contextlib
 import threading
 import time
@@ -7,32 +8,38 @@ from collections.abc import Iterator
 
 import jax
 
-#: Durations that jax reports while it makes a program: tracing, lowering, and the compiler itself.
+#: Durations that jax reports while it makes a program: lowering, and the compiler itself. Those of tracing nest, one
+#: function's in another's, and would count twice.
 _EVENTS = (
-    "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
 )
 
 
 class Compiles:
-    """Programs that the compiler made in this process so far, and the seconds they took from Python to machine code.
+    """Programs that the compiler made in this process so far, and the seconds they took.
 
-    Traces nest (a program inside a program reports its own), so ``seconds`` may exceed the wall time of one program a
-    little; ``programs`` counts what reached the compiler, a program read from the compilation cache included.
+    A program that is read from the compilation cache counts like one that is made.
     """
 
     def __init__(self) -> None:
-        self.programs = 0
+        self.by_name: collections.Counter[str] = collections.Counter()  #: programs by the function that was compiled
         self.seconds = 0.0
         self._lock = threading.Lock()
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
-    def _heard(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event in _EVENTS[1:]:
+    @property
+    def programs(self) -> int:
+        """All programs."""
+        return self.by_name.total()
+
+    def _heard(self, event: str, duration_secs: float, **about: str | int) -> None:
+        if event in _EVENTS:
             with self._lock:
                 self.seconds += duration_secs
-                self.programs += event == _EVENTS[-1]
+                if event == _EVENTS[-1]:
+                    name = str(about.get("fun_name", ""))
+                    self.by_name[name.removeprefix("jit(").removesuffix(")")] += 1
 
 
 _compiles: list[Compiles] = []

@@ -85,6 +85,7 @@ class Recorder:
                 self.sft_updates += 1
                 return update(state, batch, key)
 
+            counted.lower = update.lower
             return counted
 
         return make
@@ -100,6 +101,7 @@ class Recorder:
                 self.after.append(self._weight(rl_stage.policy_of(state.trainable, state.frozen)))
                 return state, metrics
 
+            recorded.lower = update.lower
             return recorded
 
         return make
