@@ -46,6 +46,7 @@ def run(
     *,
     define: Callable[[flags.FlagValues], None] | None = None,
     requires: Sequence[str] = ("config", "workdir"),
+    common: Sequence[str] = ("config", "workdir"),
 ) -> None:
     """Parses the command line, calls ``main`` and leaves the process with its exit code.
 
@@ -58,6 +59,7 @@ def run(
       define: declares the command's own flags, as in
         ``flags.DEFINE_string("checkpoint", "", "What it is.", flag_values=values)``.
       requires: flags that must be given.
+      common: which of ``--config`` and ``--workdir`` the command has.
 
     Raises:
       SystemExit: always.
@@ -65,7 +67,7 @@ def run(
     argv = list(sys.argv if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        values = _flag_values(define)
+        values = _flag_values(define, common)
         if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
             print(_usage(main, values))
             sys.exit(0)
@@ -95,21 +97,27 @@ def parse(argv: Sequence[str], values: flags.FlagValues, requires: Sequence[str]
     for name in requires:
         if not values[name].value:
             raise UserError(f"--{name} is missing; pass --{name}={_EXAMPLES.get(name, '...')}")
-    file: str = values["config"].value or ""
+    if overrides and "config" not in values:
+        raise UserError(f"{overrides[0]} changes a config, but this command has none; leave it out")
+    file: str = (values["config"].value or "") if "config" in values else ""
     if overrides and not file:
         raise UserError(f"{overrides[0]} changes a config, but there is none; pass --config={_EXAMPLES['config']}")
     config = load_config(file) if file else ml_collections.ConfigDict().lock()
     applied = _override(config, [argv[0], *overrides])
-    return Command(config, pathlib.Path(values["workdir"].value or ""), file, applied, values)
+    workdir = (values["workdir"].value or "") if "workdir" in values else ""
+    return Command(config, pathlib.Path(workdir), file, applied, values)
 
 
 _EXAMPLES = {"config": "configs/quickstart.py:igpo", "workdir": "runs/first"}
 
 
-def _flag_values(define: Callable[[flags.FlagValues], None] | None) -> flags.FlagValues:
+_COMMON = {"config": "Config file, with its variant after a colon.", "workdir": "Folder that the run writes to."}
+
+
+def _flag_values(define: Callable[[flags.FlagValues], None] | None, common: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_string("config", "", "Config file, with its variant after a colon.", flag_values=values)
-    flags.DEFINE_string("workdir", "", "Folder that the run writes to.", flag_values=values)
+    for name in common:
+        flags.DEFINE_string(name, "", _COMMON[name], flag_values=values)
     if define:
         define(values)
     return values
@@ -119,7 +127,8 @@ def _usage(main: Callable[[Command], int | None], values: flags.FlagValues) -> s
     module = sys.modules.get(main.__module__)
     about = (inspect.getdoc(module) or "").strip() if module else ""
     lines = [f"  --{name}: {values[name].help} (default: {values[name].value!r})" for name in values]
-    lines.append("  --config.FIELD=VALUE: changes one field of the config; docs/configuration.md lists them.")
+    if "config" in values:
+        lines.append("  --config.FIELD=VALUE: changes one field of the config; docs/configuration.md lists them.")
     return "\n".join([about, "", "Flags:", *lines])
 
 

@@ -1,12 +1,14 @@
-"""Judges answers: a file of cases, one answer, or the stored rollouts of a run.
+"""Judges answers: a file of cases, one answer, or the stored outputs of a training run or an evaluation.
 
 Usage:
   python -m igpo_jax.judge --cases=FILE.jsonl
   python -m igpo_jax.judge --gold='\\frac{1}{2}' --answer='so it is \\boxed{0.5}'
   python -m igpo_jax.judge --rejudge=runs/first
+  python -m igpo_jax.judge --rejudge=runs/first/eval --write
 
-Cases have the fields ``gold``, ``answer`` (a whole completion) and ``equal``. Rollouts, in ``RUN/rollouts/*.jsonl``,
-have ``gold``, ``completion`` and ``correct``. ``--kind=countdown`` or ``sudoku`` judges puzzles.
+Cases have the fields ``gold``, ``answer`` (a whole completion) and ``equal``. ``--rejudge`` takes a run directory with
+``rollouts/*.jsonl`` or an output folder of igpo_jax.evaluate; of the latter ``--write`` stores the new verdicts, scores
+and the judge's version. ``--kind=countdown`` or ``sudoku`` judges puzzles; an evaluation knows its kinds.
 """
 
 import json
@@ -20,13 +22,14 @@ from igpo_jax import cli
 from igpo_jax.errors import UserError
 from igpo_jax.rewards.extraction import Extraction, extract_answer
 from igpo_jax.rewards.pool import JudgePool, JudgeSettings
-from igpo_jax.rewards.verdict import Verdict
+from igpo_jax.rewards.verdict import Verdict, judge_one
 
 
 def define(values: flags.FlagValues) -> None:
     """Declares the command's own flags."""
     flags.DEFINE_string("cases", None, "JSON lines of cases to judge.", flag_values=values)
-    flags.DEFINE_string("rejudge", None, "Folder of a run whose rollouts are judged again.", flag_values=values)
+    flags.DEFINE_string("rejudge", None, "Run or evaluation whose outputs are judged again.", flag_values=values)
+    flags.DEFINE_boolean("write", False, "Store the new verdicts of an evaluation.", flag_values=values)
     flags.DEFINE_string("gold", None, "The right answer, for one verdict explained.", flag_values=values)
     flags.DEFINE_string("answer", None, "The completion, or a bare answer, beside --gold.", flag_values=values)
     flags.DEFINE_string("kind", "math", "What gold answers are: math, countdown or sudoku.", flag_values=values)
@@ -40,11 +43,17 @@ def main(command: cli.Command) -> None:
         raise UserError("judge needs one of --cases=FILE, --rejudge=RUN, or --gold=G with --answer=A")
     if (given.gold is None) != (given.answer is None):
         raise UserError("--gold and --answer go together; pass --gold=G --answer=A")
+    folder = None if given.rejudge is None else pathlib.Path(given.rejudge)
+    evaluated = folder is not None and (folder / "samples.jsonl").is_file()
+    if given.write and not evaluated:
+        raise UserError("--write stores the verdicts of an evaluation; pass --rejudge=OUT with samples.jsonl in OUT")
     with JudgePool(JudgeSettings(workers=given.workers, kind=given.kind)) as pool:
         if given.cases is not None:
             judge_cases(pool, pathlib.Path(given.cases))
-        elif given.rejudge is not None:
-            rejudge(pool, pathlib.Path(given.rejudge))
+        elif folder is not None and evaluated:
+            rejudge_evaluation(pool, folder, given.write)
+        elif folder is not None:
+            rejudge(pool, folder)
         else:
             explain(pool, given.gold, given.answer)
 
@@ -67,22 +76,51 @@ def rejudge(pool: JudgePool, run: pathlib.Path) -> None:
     """Judges a run's stored rollouts again; prints each file's count before and now, and every verdict that changed."""
     paths = sorted((run / "rollouts").glob("*.jsonl"))
     if not paths:
-        raise UserError(f"{run / 'rollouts'} has no .jsonl files; expected the rollouts of a run, so check --rejudge")
+        raise UserError(
+            f"{run} has neither rollouts/*.jsonl of a training run nor samples.jsonl of an evaluation; check --rejudge"
+        )
     totals = [0, 0, 0, 0]
     for path in paths:
         rows = read_rows(path, {"gold": str, "completion": str, "correct": (bool, int, float)})
         verdicts = pool.judge([(row["gold"], row["completion"]) for row in rows])
-        before, now, changed = 0, 0, 0
-        for line, (row, verdict) in enumerate(zip(rows, verdicts, strict=True), start=1):
-            before, now = before + bool(row["correct"]), now + verdict.correct
-            if bool(row["correct"]) != verdict.correct:
-                changed += 1
-                stored = "correct" if row["correct"] else "not correct"
-                print(f"{path}:{line}: stored as {stored}; {_described(row['gold'], verdict)}")
+        before, now, changed = _changes(path, rows, verdicts)
         counts = f"{len(rows)} rollouts, {before} correct before, {now} now, {changed} changed"
         print(f"{path.name}: {counts}{_stopped(verdicts)}")
         totals = [total + part for total, part in zip(totals, (len(rows), before, now, changed), strict=True)]
     print("all: {} rollouts, {} correct before, {} now, {} changed".format(*totals))
+
+
+def rejudge_evaluation(pool: JudgePool, folder: pathlib.Path, write: bool) -> None:
+    """Judges an evaluation's samples again, each suite by its kind; with ``write`` its files get the new verdicts."""
+    from igpo_jax.evaluation import rejudging
+
+    path = folder / "samples.jsonl"
+    rows = read_rows(path, {"suite": str, "id": str, "gold": str, "text": str, "correct": bool})
+    kinds = rejudging.kinds_of(folder)
+    # Puzzles need no worker: they are checked on their parsed tree.
+    maths = iter(pool.judge([(row["gold"], row["text"]) for row in rows if kinds.get(row["suite"], "math") == "math"]))
+    verdicts = [
+        next(maths) if kind == "math" else judge_one(row["gold"], row["text"], kind)
+        for row in rows
+        for kind in [kinds.get(row["suite"], "math")]
+    ]
+    before, now, changed = _changes(path, rows, verdicts)
+    print(
+        f"{path.name}: {len(rows)} samples, {before} correct before, {now} now, {changed} changed{_stopped(verdicts)}"
+    )
+    if write:
+        print(rejudging.write(folder, rows, verdicts))
+
+
+def _changes(path: pathlib.Path, rows: list[dict[str, Any]], verdicts: Sequence[Verdict]) -> tuple[int, int, int]:
+    """Prints every verdict that changed; returns how many were correct before, are now, and have changed."""
+    changed = 0
+    for line, (row, verdict) in enumerate(zip(rows, verdicts, strict=True), start=1):
+        if bool(row["correct"]) != verdict.correct:
+            changed += 1
+            stored = "correct" if row["correct"] else "not correct"
+            print(f"{path}:{line}: stored as {stored}; {_described(row['gold'], verdict)}")
+    return sum(bool(row["correct"]) for row in rows), sum(verdict.correct for verdict in verdicts), changed
 
 
 def explain(pool: JudgePool, gold: str, text: str) -> None:
@@ -144,4 +182,4 @@ def _stopped(verdicts: Sequence[Verdict]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, define=define, requires=())
+    cli.run(main, define=define, requires=(), common=())

@@ -136,4 +136,4 @@ def _print(summary: dict[str, Any], stopped: str, output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define=define, requires=("output",))
+    cli.run(main, define=define, requires=("output",), common=())

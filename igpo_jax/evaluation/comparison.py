@@ -92,9 +92,8 @@ def _require_same(part: str, first: Evaluated, second: Evaluated, old: Any, new:
     differences = settings.changed_fields({part: old}, {part: new})
     if differences:
         shown = "; ".join(f"{field} is {a!r} and {b!r}" for field, a, b in differences[:3])
-        raise UserError(
-            f"{first.name} and {second.name} were not evaluated alike: {shown}; evaluate both under one protocol"
-        )
+        way = "run judge --rejudge=OUT --write on both" if part == "judge" else "evaluate both under one protocol"
+        raise UserError(f"{first.name} and {second.name} were not evaluated alike: {shown}; {way}")
 
 
 def _require_same_questions(suite: str, first: Evaluated, second: Evaluated) -> None:

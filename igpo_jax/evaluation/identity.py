@@ -64,7 +64,12 @@ def judge() -> dict[str, str]:
 def versions() -> dict[str, str]:
     """Versions of Python, this package and the libraries that a score may depend on."""
     found = {"python": platform.python_version(), "igpo_jax": __version__}
-    return found | {name: importlib.metadata.version(name) for name in (*_LIBRARIES, *LIBRARIES)}
+    return found | {name: importlib.metadata.version(name) for name in _LIBRARIES} | judge_versions()
+
+
+def judge_versions() -> dict[str, str]:
+    """Versions of the libraries that the judge uses."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def checkpoint(path: pathlib.Path, kind: str, params: llada.Params) -> dict[str, Any]:

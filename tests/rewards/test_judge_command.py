@@ -97,7 +97,7 @@ def test_malformed_rows_are_named_by_file_and_line(capsys, tmp_path, content, me
         ([], "needs one of --cases=FILE, --rejudge=RUN"),
         (["--gold=5"], "go together"),
         (["--cases=nowhere.jsonl"], "nowhere.jsonl cannot be read"),
-        (["--rejudge=nowhere"], "nowhere/rollouts has no .jsonl files"),
+        (["--rejudge=nowhere"], "nowhere has neither rollouts/*.jsonl"),
         (["--gold=5", "--answer=5", "--kind=maths"], "did you mean 'math'"),
         (["--gold=5", "--answer=5", "--kind=countdown"], "expected numbers and target"),
     ],
@@ -106,3 +106,58 @@ def test_wrong_use_is_one_sentence(capsys, arguments, message):
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert message in err
+
+
+def evaluated(tmp_path, right=(True, False)):
+    """An evaluation of two suites, stored with verdicts that are not this judge's."""
+    from igpo_jax.evaluation import store
+    from tests.evaluation.records import report, sample
+
+    rows = [
+        sample(5, right[0], text="so \\boxed{5.0}"),
+        sample(6, right[1], text="\\boxed{6}"),
+        sample(1, True, suite="countdown", gold="[[3, 4], 12]", text="\\boxed{3*4}"),
+    ]
+    made = report(rows)
+    made["suites"]["countdown"]["kind"] = "countdown"
+    made["judge"]["version"] = "older"
+    write(tmp_path / "samples.jsonl", *rows)
+    (tmp_path / "report.json").write_text(json.dumps(made))
+    (tmp_path / "protocol.json").write_text(json.dumps({k: v for k, v in made.items() if k != "scores"}))
+    return lambda: (store.read_json(tmp_path / "report.json"), store.read_samples(tmp_path / "samples.jsonl"))
+
+
+def test_an_evaluation_is_judged_again(capsys, tmp_path):
+    stored = evaluated(tmp_path)
+    before = stored()
+    code, out, _ = run(capsys, f"--rejudge={tmp_path}")
+    assert code == 0 and "samples.jsonl:2: stored as not correct; gold 6, answer 6" in out
+    assert out.splitlines()[-1] == "samples.jsonl: 3 samples, 2 correct before, 3 now, 1 changed"
+    assert stored() == before
+
+
+def test_new_verdicts_are_stored_on_request(capsys, tmp_path):
+    stored = evaluated(tmp_path)
+    code, out, _ = run(capsys, f"--rejudge={tmp_path}", "--write")
+    report, rows = stored()
+    assert code == 0 and [row["correct"] for row in rows] == [True, True, True]
+    assert report["scores"]["sums"]["score"] == 1.0 and report["judge"]["version"] != "older"
+    assert "100.0%" in out and (tmp_path / "samples.html").is_file()
+
+
+def test_what_cannot_be_judged_again_is_said(capsys, tmp_path):
+    assert "neither rollouts" in run(capsys, f"--rejudge={tmp_path}")[2]
+    assert "--write stores" in run(capsys, "--gold=1", "--answer=1", "--write")[2]
+    evaluated(tmp_path)
+    (tmp_path / "report.json").unlink()
+    assert "no report.json yet" in run(capsys, f"--rejudge={tmp_path}", "--write")[2]
+
+
+def test_help_names_only_flags_that_the_command_has(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(judge.main, ["judge", "--help"], define=judge.define, requires=(), common=())
+    out = capsys.readouterr().out
+    assert "--rejudge" in out and "--config" not in out and "--workdir" not in out
+    with pytest.raises(SystemExit):
+        cli.run(judge.main, ["judge", "--config.seed=1"], define=judge.define, requires=(), common=())
+    assert "this command has none" in capsys.readouterr().err

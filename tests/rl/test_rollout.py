@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from igpo_jax.errors import UserError
-from igpo_jax.rl import rollout, sampling
+from igpo_jax.rl import rollout, rollout_stats, sampling
 from igpo_jax.rl.hints import HintSettings
 from igpo_jax.rl.rollout import RewardSettings, RolloutSettings
 from tests.rl.rollout_cases import CONFIG, RuleJudge, ScriptedSampler, make_context, question
@@ -212,9 +212,22 @@ def test_stats_of_a_rollout(monkeypatch):
         "judge_timeouts": 0.0,
     }
     assert {name: out.stats[name] for name in expected} == pytest.approx(expected)
+    assert {"format_box", "format_answer_open"} <= set(out.stats)
     assert all(isinstance(value, float) for value in out.stats.values())
     assert all(np.isfinite(value) and value >= 0 for value in out.stats.values())
     assert {"rollout", "inpaint", "judge", "judge_wait"} <= set(out.seconds)
+
+
+def test_format_terms_are_logged_whatever_their_weight():
+    """Two of four texts have a box, one of them all four tags."""
+    stats = rollout_stats.format_stats([FULL, "\\boxed{1}", "nothing", "<answer>\n<answer>\n"])
+    assert stats == {
+        "format_reasoning_open": 0.125 / 4,
+        "format_reasoning_close": 0.125 / 4,
+        "format_answer_open": 0.125 / 4,
+        "format_answer_close": 0.125 / 4,
+        "format_box": 0.25 / 2,
+    }
 
 
 def test_official_rewards():
