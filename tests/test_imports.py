@@ -25,7 +25,8 @@ ALLOWED = {
 }
 ALLOWED["configs"] = ALLOWED["training"] | {"training"}
 ALLOWED["reporting"] = {"training", "rewards", "data", "pages"}
-ALLOWED["commands"] = ALLOWED["configs"] | {"configs", "rewriting", "reporting", "evaluation"}
+ALLOWED["planning"] = ALLOWED["configs"]
+ALLOWED["commands"] = ALLOWED["configs"] | {"configs", "rewriting", "reporting", "evaluation", "planning"}
 ALLOWED["evaluation"] = ALLOWED["commands"] | {"commands"}
 
 WITHOUT_JAX = {"rewards", "data", "pages", "rewriting"}

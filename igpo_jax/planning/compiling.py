@@ -1,0 +1,162 @@
+"""From settings and the name of a topology to a plan: every program lowered, compiled and estimated."""
+
+import dataclasses
+import datetime
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from igpo_jax.errors import UserError
+from igpo_jax.models import llada
+from igpo_jax.parallel.mesh import make_mesh
+from igpo_jax.planning import hlo
+from igpo_jax.planning.estimate import Estimate, estimate, is_out_of_memory, without_place
+from igpo_jax.planning.programs import Abstract, Program, model_config, programs
+from igpo_jax.planning.record import plan_hash
+from igpo_jax.planning.report import advice
+from igpo_jax.planning.topology import Topology, open_devices, versions
+from igpo_jax.training.run_settings import RunSettings
+
+#: Attention kernels by the name of their custom call.
+KERNELS = {
+    "splash": ("tpu_custom_call",),
+    "cudnn": ("__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleMaskSoftmax"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that is known about a config on a topology."""
+
+    config: str  #: config file with its variant
+    overrides: dict[str, Any]
+    plan_hash: str  #: of the fields that decide a plan, see record.DECIDING
+    topology: str
+    devices: int
+    device_kind: str
+    hbm_gib: float
+    mesh: dict[str, int]
+    parameters: int
+    versions: dict[str, str]
+    attention: str  #: kernel found in the compiled text, "xla" where there is none
+    date: str
+    programs: tuple[Estimate, ...]
+    advice: str  #: the first change to try where it does not fit, empty where it does
+
+    @property
+    def fits(self) -> bool:
+        """Whether every program does."""
+        return all(program.fits for program in self.programs)
+
+    @property
+    def step_seconds(self) -> float:
+        """Roofline of one outer step without a second round, or of one SFT update."""
+        return sum(program.runs * program.seconds for program in self.programs)
+
+
+def open_plan(settings: RunSettings, topology: Topology) -> Abstract:
+    """The run's shapes on the topology's mesh.
+
+    Raises:
+      UserError: the compiler is missing, or the mesh does not divide the devices, the model or a batch.
+    """
+    mesh = make_mesh(settings.mesh, open_devices(topology))
+    settings.check_shards(mesh.shape["data"] * mesh.shape["fsdp"])
+    config = model_config(settings, mesh.shape["tensor"])
+    llada.shardings(config, mesh)
+    length = settings.prompt_length + max(settings.sampler.length, settings.sft.completion_length)
+    if length > config.max_sequence_length:
+        raise UserError(
+            f"prompt_length and the longest completion make rows of {length} tokens, longer than the model's "
+            f"max_sequence_length {config.max_sequence_length}; shorten one of them"
+        )
+    return Abstract(settings, llada.Model(config, settings.compute), mesh)
+
+
+def make_plan(
+    settings: RunSettings,
+    topology: Topology,
+    config: str = "",
+    overrides: dict[str, Any] | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """Compiles every program of a run for a topology.
+
+    Args:
+      settings: the whole configuration.
+      topology: where it would run.
+      config: the config file's name, for the record.
+      overrides: what was changed on the command line, for the record.
+      note: called with one line before each compilation.
+
+    Raises:
+      UserError: as ``open_plan``.
+    """
+    abstract = open_plan(settings, topology)
+    estimates, kernels = [], set()
+    for program in programs(abstract):
+        note(f"compiling {program.name} for {topology.name}")
+        result, kernel = compile_one(program, abstract, topology)
+        estimates.append(result)
+        kernels |= {kernel} if kernel else set()
+    leaves = jax.tree.leaves(llada.abstract(abstract.model.config))
+    short = [result.name for result in estimates if not result.fits]
+    return Plan(
+        config=config,
+        overrides=overrides or {},
+        plan_hash=plan_hash(settings),
+        topology=topology.name,
+        devices=topology.count,
+        device_kind=abstract.mesh.devices.flat[0].device_kind,
+        hbm_gib=topology.usable_gib,
+        mesh=dict(abstract.mesh.shape),
+        parameters=sum(leaf.size for leaf in leaves),
+        versions=versions(topology),
+        attention=", ".join(sorted(kernels)) or "unknown",
+        date=datetime.date.today().isoformat(),
+        programs=tuple(estimates),
+        advice=advice(settings, short, abstract.mesh.shape["data"] * abstract.mesh.shape["fsdp"]) if short else "",
+    )
+
+
+def compile_one(program: Program, abstract: Abstract, topology: Topology) -> tuple[Estimate, str]:
+    """The estimate of one program, and the attention kernel in its compiled text ("" where there is no text)."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(abstract.mesh):
+        lowered = program.lower()
+        try:
+            compiled = lowered.compile(compiler_options=_options(topology, folder))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return without_place(program, abstract, topology, error, time.perf_counter() - started), ""
+        text = _text(compiled, pathlib.Path(folder))
+    seconds = time.perf_counter() - started
+    sent = None if text is None else hlo.collectives(text, topology.count, program.unknown_trips)
+    return estimate(program, abstract, topology, compiled, sent, seconds), _kernel(text)
+
+
+def _options(topology: Topology, folder: str) -> dict[str, Any]:
+    """TPU compilers also write their text to a folder: newer ones use instructions that an older jax cannot print."""
+    return {"xla_dump_to": folder, "xla_dump_hlo_as_text": True} if topology.platform == "tpu" else {}
+
+
+def _text(compiled: Any, folder: pathlib.Path) -> str | None:
+    """The optimised program as text, None where neither jax nor the compiler gives it."""
+    written = sorted(folder.rglob("*after_optimizations.txt"), key=lambda path: path.stat().st_size)
+    if written:
+        return written[-1].read_text()
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return None
+
+
+def _kernel(text: str | None) -> str:
+    if text is None:
+        return ""
+    return next((name for name, targets in KERNELS.items() if hlo.has_call(text, *targets)), "xla")

@@ -1,0 +1,141 @@
+"""A plan as text: memory by kind, traffic, roofline, and what to change where something does not fit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from igpo_jax.training.run_settings import RunSettings
+
+_MEMORY = ("arguments", "temporaries", "outputs", "donated", "beside")
+
+Row = Sequence[str]
+
+
+def render(plan: Mapping[str, Any]) -> str:
+    """The table of a plan, as ``record.to_json`` stores it."""
+    compilers = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items())
+    head = [
+        f"{plan['config'] or 'config'} on {plan['topology']}: {plan['devices']} x {plan['device_kind']}, mesh {mesh}",
+        f"{plan['parameters'] / 1e9:.3f}B parameters, {plan['attention']} attention; {compilers}",
+        "",
+    ]
+    programs = plan["programs"]
+    parts = [*head, table(_memory_rows(programs, plan["hbm_gib"])), ""]
+    parts += [table(_speed_rows(programs)), "", table(_traffic_rows(programs)), "", _closing(plan)]
+    return "\n".join(parts)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as aligned columns, the first one to the left; the first row is the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([first.strip().ljust(widths[0]), *others]))
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _memory_rows(programs: Sequence[Mapping[str, Any]], hbm: float) -> list[Row]:
+    """GiB on one device by kind."""
+    rows: list[Row] = [("GiB per device", *_MEMORY, "peak", f"of {hbm:g}", "headroom")]
+    for program in programs:
+        memory = program["memory"]
+        kinds = [f"{memory[kind]:.2f}" for kind in _MEMORY] if memory else ["-"] * len(_MEMORY)
+        needed = program["needed"]
+        peak = "-" if needed is None else f"{needed:.2f}"
+        left = "-" if needed is None else f"{program['headroom']:+.2f}"
+        rows.append((program["name"], *kinds, peak, "fits" if program["fits"] else "DOES NOT FIT", left))
+    return rows
+
+
+def _speed_rows(programs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The roofline: seconds of one execution by what limits it."""
+    rows: list[Row] = [
+        ("roofline, seconds", "runs", "rows", "model PFLOP", "compute", "memory", "links", "estimate", "MFU ceiling")
+    ]
+    for program in programs:
+        links = program["traffic"]["seconds"] if program["traffic"] else None
+        rows.append(
+            (
+                program["name"],
+                f"{program['runs']:g}",
+                str(program["rows"]),
+                f"{program['flops'] / 1e15:.3g}",
+                seconds(program["compute_seconds"]),
+                seconds(program["memory_seconds"]),
+                "-" if links is None else seconds(links),
+                f"{seconds(program['seconds'])} ({program['bound']})",
+                f"{100 * program['mfu_ceiling']:.0f}%",
+            )
+        )
+    return rows
+
+
+def _traffic_rows(programs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """GiB that one device takes in, by kind of collective, in one execution."""
+    kinds = [kind for program in programs if program["traffic"] for kind in program["traffic"]["by_kind"]]
+    kinds = list(dict.fromkeys(kinds)) or ["collectives"]
+    rows: list[Row] = [("GiB received per device", *kinds, "most for")]
+    for program in programs:
+        traffic = program["traffic"]
+        if traffic is None:
+            rows.append((program["name"], *["unknown"] * len(kinds), "-"))
+            continue
+        cells = [_gib(traffic["by_kind"].get(kind, 0.0)) for kind in kinds]
+        costly = traffic["largest"]
+        most = f"{costly[0][0]} {costly[0][1]} x {costly[0][2]:g}" if costly else "-"
+        rows.append((program["name"], *cells, most))
+    return rows
+
+
+def _gib(size: float) -> str:
+    return "0" if not size else f"{size / 2**30:.2g}" if size < 0.995 * 2**30 else f"{size / 2**30:,.1f}"
+
+
+def seconds(value: float) -> str:
+    """Three digits of a time."""
+    return f"{value:.3g}"
+
+
+def _closing(plan: Mapping[str, Any]) -> str:
+    """The verdict, with the change to try first where there is no place."""
+    lines = []
+    whole = sum(program["runs"] * program["seconds"] for program in plan["programs"])
+    what = "one update" if len(plan["programs"]) == 1 else "one outer step (a second round comes on top)"
+    lines.append(f"Roofline of {what}: {seconds(whole)} s, if computing, memory and links overlap without a gap.")
+    if plan["fits"]:
+        tightest = min(plan["programs"], key=lambda program: program["headroom"])
+        lines.append(f"It fits: {tightest['name']} has the least headroom, {tightest['headroom']:.2f} GiB.")
+    else:
+        short = [program["name"] for program in plan["programs"] if not program["fits"]]
+        lines.append(f"It does not fit ({', '.join(short)}). First change to try: {plan['advice']}")
+    return "\n".join(lines)
+
+
+def advice(settings: RunSettings, short: Sequence[str], shards: int) -> str:
+    """The cheapest change that makes room: none of the first two changes a result.
+
+    Args:
+      settings: the configuration that does not fit.
+      short: names of the programs without place.
+      shards: devices over which a batch is split.
+    """
+    if short == ["rollout"]:
+        rows = settings.rl.rollout.rows_per_program
+        if rows > shards:
+            return f"--config.rl.rollout.rows_per_program={max(shards, rows // 2 // shards * shards)}"
+    if settings.compute.remat != "full" and any("update" in name for name in short):
+        return "--config.compute.remat=full, which keeps less of each layer for the backward pass"
+    if short == ["scoring"]:
+        field, rows, parts = "rl.score_batches", settings.rl.rollout.rows, settings.rl.score_batches
+    elif "sft update" in short:
+        field, rows, parts = "sft.micro_batches", settings.sft.batch_size, settings.sft.micro_batches
+    else:
+        field, rows, parts = "rl.micro_batches", settings.rl.rollout.rows, settings.rl.micro_batches
+    if rows // (2 * parts) >= shards and rows % (2 * parts) == 0:
+        return f"--config.{field}={2 * parts}, half as many rows at a time ({rows // parts // shards} a device now)"
+    stage = "sft" if "sft update" in short else "rl"
+    if not getattr(settings, stage).lora.rank:
+        return f"--config.{stage}.lora.rank=128: adapters in the place of a float32 master copy and two moments"
+    return "a larger slice: every array but the activations is divided over its devices"
