@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from igpo_jax.commands.arguments import Parser, check_place, guarded, note
 from igpo_jax.errors import UserError
+from igpo_jax.pages.text import printable
 
 #: Completions in a page unless --rollouts says otherwise; with it a page opens in well under two seconds.
 ROLLOUTS = 2000
@@ -34,7 +35,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     output = pathlib.Path(chosen.output or (opened[0].path if len(opened) == 1 else pathlib.Path()) / "report.html")
     text, remarks = page.render(opened, chosen.rollouts)
     for remark in remarks:
-        note(f"warning: {remark}")
+        note(f"warning: {printable(remark)}")
     _write(output, text)
     size = output.stat().st_size
     print(f"{output}, {f'{size / 1e6:.1f} MB' if size >= 1e6 else f'{size / 1e3:.0f} kB'}")

@@ -103,16 +103,20 @@ def _browser(runs: Sequence[RunFolder], rollouts: dict[str, Any]) -> str:
         return '<p class="fine">No rollouts were saved; rl.save_rollouts_every sets how often they are.</p>'
     if not shown:
         return f'<p class="fine">{total} saved rollouts are left out by --rollouts.</p>'
-    bound = (
-        ""
-        if shown == total
-        else (
-            f'<p class="fine" id="bound">{shown} of {total} saved rollouts are in this page: of each of the '
-            f"{rollouts['files_total']} files the same number of whole groups, the first ones. "
-            f"{total - shown} are left out; --rollouts={total} takes all.</p>"
-        )
+    return ("" if shown == total else _bound(rollouts)) + _FRAME
+
+
+def _bound(rollouts: dict[str, Any]) -> str:
+    """What of the saved rollouts is in the page."""
+    shown, total = len(rollouts["rows"]), rollouts["total"]
+    files, files_total = len(rollouts["files"]), rollouts["files_total"]
+    which = f"of each of the {files} files the same number of whole groups, the first ones"
+    if files < files_total:
+        which = f"the first group of {files} of the {files_total} files"
+    return (
+        f'<p class="fine" id="bound">{shown} of {total} saved rollouts are in this page: {which}. '
+        f"{total - shown} are left out; --rollouts={total} takes all.</p>"
     )
-    return bound + _FRAME
 
 
 _FRAME = """

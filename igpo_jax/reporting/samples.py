@@ -32,7 +32,7 @@ class _Table:
 def load(runs: Sequence[RunFolder], most: int) -> tuple[dict[str, Any], list[str]]:
     """Reads the saved rollouts of all runs and packs at most ``most`` of them.
 
-    Where there are more, every file gives the same number of whole groups, its first ones.
+    Where there are more, every file gives the same number of whole groups, its first ones (see ``_choose``).
 
     Args:
       runs: opened folders.
@@ -47,15 +47,16 @@ def load(runs: Sequence[RunFolder], most: int) -> tuple[dict[str, Any], list[str
     if most < 0:
         raise UserError(f"--rollouts is {most}, expected 0 (none) or more")
     remarks: list[str] = []
-    files = []
+    files: list[_File] = []
     for number, run in enumerate(runs):
         for path in run.rollouts:
             stage, _, step = path.stem.rpartition("_")
             head = (number, stage or path.stem, int(step) if step.isdigit() else 0)
             files.append((head, _groups(_read(path, remarks))))
-    total = sum(len(group) for _, groups in files for group in groups)
-    chosen = _choose(files, most)
-    return _packed(chosen) | {"total": total, "files_total": len(files)}, remarks
+    return _packed(_choose(files, most)) | {
+        "total": _count(files),
+        "files_total": sum(bool(groups) for _, groups in files),
+    }, remarks
 
 
 def _read(path: pathlib.Path, remarks: list[str]) -> list[dict[str, Any]]:
@@ -106,25 +107,38 @@ def _groups(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [groups[number] for number in sorted(groups)]
 
 
-def _choose(files: Sequence[tuple[Any, list[list[dict[str, Any]]]]], most: int) -> list[tuple[Any, list[dict]]]:
-    """Whole groups, one from every file in turn, as long as they fit; in the order of the files."""
-    kept: list[list[dict[str, Any]]] = [[] for _ in files]
-    left = most
-    for rank in range(max((len(groups) for _, groups in files), default=0)):
-        for place, (_, groups) in enumerate(files):
-            if rank < len(groups):
-                if len(groups[rank]) > left:
-                    return _filled(files, kept)
-                kept[place] += groups[rank]
-                left -= len(groups[rank])
-    return _filled(files, kept)
+#: Run, stage and step of a file, and its rows by group.
+_File = tuple[tuple[int, str, int], list[list[dict[str, Any]]]]
 
 
-def _filled(files: Sequence[tuple[Any, Any]], kept: Sequence[list[dict]]) -> list[tuple[Any, list[dict]]]:
-    return [(head, rows) for (head, _), rows in zip(files, kept, strict=True) if rows]
+def _choose(files: Sequence[_File], most: int) -> list[_File]:
+    """The first k groups of every file, for the largest k that ``most`` rows allow; files without any are left out.
+
+    Where not even one group a file fits, the first group of some files, evenly spread.
+    """
+    files = [(head, groups) for head, groups in files if groups]
+    k = 0
+    while _count(_first(files, k)) < _count(_first(files, k + 1)) <= most:
+        k += 1
+    if k:
+        return _first(files, k)
+    for count in range(len(files), 0, -1):
+        places = [round(i * (len(files) - 1) / max(1, count - 1)) for i in range(count)]
+        spread = _first([files[place] for place in places], 1)
+        if _count(spread) <= most:
+            return spread
+    return []
 
 
-def _packed(files: Sequence[tuple[Any, list[dict[str, Any]]]]) -> dict[str, Any]:
+def _first(files: Sequence[_File], k: int) -> list[_File]:
+    return [(head, groups[:k]) for head, groups in files]
+
+
+def _count(files: Sequence[_File]) -> int:
+    return sum(len(group) for _, groups in files for group in groups)
+
+
+def _packed(files: Sequence[_File]) -> dict[str, Any]:
     """The page's data.
 
     ``files``: (run, stage, step). ``pieces``, ``questions`` (id, question, gold, trace), ``reasons``: tables. ``rows``:
@@ -133,9 +147,9 @@ def _packed(files: Sequence[tuple[Any, list[dict[str, Any]]]]) -> dict[str, Any]
     """
     pieces, questions, reasons = _Table(), _Table(), _Table()
     rows = []
-    for number, (_, members) in enumerate(files):
+    for number, (_, groups) in enumerate(files):
         places: dict[int, int] = {}
-        for row in members:
+        for row in (row for group in groups for row in group):
             place = places[row["group"]] = places.get(row["group"], -1) + 1
             question = questions(tuple(printable(row[name]) for name in ("id", "question", "gold", "trace")))
             rows.append(

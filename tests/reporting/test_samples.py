@@ -77,8 +77,18 @@ def test_the_bound_takes_whole_groups_from_every_file(folder):
         [file, group, n] for file in (0, 1) for group in range(3) for n in range(4)
     ]
     assert len(load(folder, most=40)[0]["rows"]) == 40 and load(folder, most=0)[0]["rows"] == []
+    data, _ = load(folder, most=31)
+    assert len(data["rows"]) == 24, "the fourth group of one file alone is not taken"
     with pytest.raises(UserError, match="--rollouts is -1"):
         load(folder, most=-1)
+
+
+def test_where_not_every_file_fits_some_are_taken_evenly(folder):
+    for step in range(10, 60, 10):
+        cases.save_rollouts(folder, [cases.row(group=n // 4) for n in range(8)], step)
+    for most, steps in ((19, [10, 20, 40, 50]), (12, [10, 30, 50]), (8, [10, 50]), (4, [10]), (3, [])):
+        data, _ = load(folder, most)
+        assert [step for _, _, step in data["files"]] == steps and len(data["rows"]) == 4 * len(steps)
 
 
 def test_damaged_lines_are_named_once_a_file(folder):
