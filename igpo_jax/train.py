@@ -5,8 +5,8 @@ Usage:
   python -m igpo_jax.train --config=configs/quickstart.py:grpo --workdir=runs/baseline --config.seed=1
 
 Run again with the same --workdir, it goes on from the newest checkpoint. SIGTERM and Ctrl-C save and end the run, with
-exit code 75 and 130. With --check, one tiny step of every stage
-runs, is saved and restored, and nothing of it stays: a smoke test before a long run.
+exit code 75 and 130. With --check, one tiny step of every stage runs, is saved and restored, and nothing of it stays: a
+smoke test before a long run.
 
 On several machines, run the same command on each: TPU pods and srun are recognised by themselves, elsewhere add
 --coordinator=HOST:PORT --processes=COUNT --process-id=NUMBER (docs/multi_host.md).
