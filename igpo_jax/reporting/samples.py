@@ -51,7 +51,7 @@ def load(runs: Sequence[RunFolder], most: int) -> tuple[dict[str, Any], list[str
     for number, run in enumerate(runs):
         for path in run.rollouts:
             stage, _, step = path.stem.rpartition("_")
-            head = (number, stage or path.stem, int(step) if step.isdigit() else 0)
+            head = (number, stage or path.stem, int(step) if step.isdecimal() else 0)
             files.append((head, _groups(_read(path, remarks))))
     return _packed(_choose(files, most)) | {
         "total": _count(files),
