@@ -20,7 +20,7 @@
 #   --chips=N                chips of one machine (default 4)
 #   --flags=BUNDLE           a bundle of python -m igpo_jax.parallel.xla_flags; follows from the accelerator
 #   --service-account=NAME   may write to the bucket (default: default)
-#   --restarts=N             preemptions and losses after which the set fails (default 50)
+#   --restarts=N             starts after a preemption, a loss or a failure, before the set fails (default 20)
 #   --context=CONTEXT        kubectl's context, where the current one is not meant
 #   --dry-run                prints the manifest and every command and changes nothing
 set -euo pipefail
@@ -28,7 +28,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # shellcheck source=launch/cluster.sh
 source "$root/launch/cluster.sh"
 
-name="" image="" bucket="" accelerator="" topology="" flags="" context="" slices=1 chips=4 account=default restarts=50
+name="" image="" bucket="" accelerator="" topology="" flags="" context="" slices=1 chips=4 account=default restarts=20
 command=${1:-}
 shift || true
 training=()

@@ -37,13 +37,11 @@ def test_the_manifest_is_filled_in(stubs):
     assert "@" not in str(found)
 
 
-def test_bad_input_fails_for_good_and_everything_else_starts_again(stubs):
+def test_a_lost_pod_starts_all_of_them_again_a_number_of_times(stubs):
     found = manifest(stubs, "--restarts=7")
-    policy = found["spec"]["failurePolicy"]
-    assert policy["maxRestarts"] == 7 and policy["rules"][0]["action"] == "FailJobSet"
-    job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
-    assert pods(found)["restartPolicy"] == "Never", "what podFailurePolicy asks for"
+    assert found["spec"]["failurePolicy"] == {"maxRestarts": 7}
+    assert found["spec"]["replicatedJobs"][0]["template"]["spec"]["backoffLimit"] == 0, "no pod starts again alone"
+    assert pods(found)["restartPolicy"] == "Never"
     assert pods(found)["terminationGracePeriodSeconds"] >= 300
 
 

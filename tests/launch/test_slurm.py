@@ -50,7 +50,7 @@ def test_tasks_see_all_gpus_of_their_node_and_are_not_killed_while_they_save(stu
     text = (ROOT / "launch" / "slurm_h100.sbatch").read_text()
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
     assert options["ntasks-per-node"] == options["gpus-per-node"] == "8"
-    assert options["signal"] == "TERM@600", "to the tasks, not to the shell alone (B:)"
+    assert options["signal"] == "TERM@1200", "to the tasks, not to the shell alone (B:)"
     assert "requeue" in options and options["open-mode"] == "append"
 
 
