@@ -1,7 +1,9 @@
 """The whole recipe: evaluate, SFT, evaluate, IGPO, evaluate, and the table at the end."""
 
 import json
+import os
 import pathlib
+import shlex
 from typing import Any
 
 import jax
@@ -71,6 +73,7 @@ def _conclude(run: Run, rows: list[dict[str, Any]]) -> None:
         console.note(accounting.goodput_line(metrics.read_metrics(workdir)))
     saved = len(list((workdir / "rollouts").glob("*.jsonl")))
     console.note(f"metrics, checkpoints, {len(pictures)} plots and {saved} files of rollouts are in {workdir}")
+    console.note(f"one page of all of it: python -m igpo_jax.report {shlex.quote(os.path.relpath(workdir))}")
 
 
 def _evaluated(run: Run, stage: str, params: llada.Params, result: StageResult | None) -> dict[str, Any]:
