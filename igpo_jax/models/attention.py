@@ -105,7 +105,7 @@ def per_device(kernel: _Attend) -> _Attend:
         axes = (heads, heads, heads, ("batch", "length")[: 0 if valid is None else valid.ndim])
         specs = tuple(sharding.spec(names) for names in axes)
         # What a kernel writes carries no note of the mesh axes it varies over, so that check is off.
-        mapped = jax.shard_map(kernel, in_specs=specs, out_specs=specs[0], check_vma=False)
+        mapped: Callable[..., jax.Array] = jax.shard_map(kernel, in_specs=specs, out_specs=specs[0], check_vma=False)
         arrays = (q, k, v, valid)
         return mapped(*(x if x is None else jax.reshard(x, spec) for x, spec in zip(arrays, specs, strict=True)))
 
