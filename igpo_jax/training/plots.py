@@ -92,9 +92,11 @@ class Painter:
 
 
 def _save(figure: Figure, path: pathlib.Path, dpi: int) -> pathlib.Path:
+    """Writes a picture in one atomic move: somebody may be looking at the one before."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=dpi)
-    return path
+    draft = path.with_name(f".{path.name}.draft")
+    figure.savefig(draft, dpi=dpi, format="png")
+    return draft.replace(path)
 
 
 def _curves(subject: Subject, rows: Sequence[Row]) -> list[_Curve]:
