@@ -45,18 +45,23 @@ def make_mesh(settings: MeshSettings | None = None, devices: Sequence[jax.Device
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    settings = settings or MeshSettings()
     devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(settings or MeshSettings(), len(devices))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+
+
+def mesh_shape(settings: MeshSettings, count: int) -> tuple[int, int, int]:
+    """Devices along each axis of the mesh over ``count`` devices; UserError where the sizes do not multiply to it."""
     sizes = [getattr(settings, name) for name in AXES]
     fixed = math.prod(size for size in sizes if size != -1)
-    if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
+    if count % fixed or (-1 not in sizes and fixed != count):
         found = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
         raise UserError(
-            f"mesh ({found}) needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices but found {len(devices)}; "
+            f"mesh ({found}) needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices but found {count}; "
             "set one axis to -1 or choose sizes whose product is the device count"
         )
-    shape = tuple(len(devices) // fixed if size == -1 else size for size in sizes)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+    data, fsdp, tensor = (count // fixed if size == -1 else size for size in sizes)
+    return data, fsdp, tensor
 
 
 def check_processes(mesh: Mesh) -> None:
