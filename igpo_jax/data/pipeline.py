@@ -189,7 +189,7 @@ class _Sorter:
         if self.rules[part] == "error":
             raise UserError(
                 f"the {part} of row {example.id} has {found} tokens, but {part}_length is {self.limits[part]};"
-                f" raise {part}_length, or set long_{part}s to 'drop'"
+                f" raise {part}_length, or set long_{part}s to 'drop' (test questions are never dropped)"
             )
         if self.rules[part] == "keep":
             self.cut += 1
