@@ -38,9 +38,16 @@ def get_config() -> RunSettings:
         base,
         mesh=MeshSettings(data=-1, fsdp=2),
         sft=dataclasses.replace(base.sft, steps=3, log_every=1),
-        rl=dataclasses.replace(base.rl, steps=2, save_rollouts_every=1),
+        rl=dataclasses.replace(
+            base.rl,
+            steps=2,
+            save_rollouts_every=1,
+            hint_gap_every=0,
+            # One size for all programs: four rows, one a device.
+            rollout=dataclasses.replace(base.rl.rollout, rows_per_program=4),
+        ),
         judge=pool.JudgeSettings(workers=1),
-        evaluation=EvaluationSettings(questions=5, rows_per_program=8),
+        evaluation=EvaluationSettings(questions=5, rows_per_program=4),
         checkpoints=CheckpointSettings(every=1, keep_last=2),
     )
 
@@ -83,7 +90,7 @@ class Group:
         lines = self._said[number].read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if not line.startswith("[Gloo]"))
 
-    def finish(self, patience: float = 240.0) -> list[int]:
+    def finish(self, patience: float = 900.0) -> list[int]:
         """Waits for all; the exit codes. Whoever is left after ``patience`` seconds is killed."""
         try:
             return [process.wait(timeout=patience) for process in self.processes]
