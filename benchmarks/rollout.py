@@ -74,8 +74,8 @@ def main() -> None:
         changes["config"] = dataclasses.replace(task.config, n_layers=options.layers)
     task = dataclasses.replace(task, **changes)
     if options.device == "cpu":
-        cores = meshes.usable_cores()
-        meshes.force_cpu_devices(options.devices or meshes.cpu_device_count([task.rows], cores))
+        cores = options.cores or meshes.usable_cores()
+        meshes.force_cpu_devices(meshes.cpu_device_count([task.rows], cores))
         torch.set_num_threads(cores)
     opponent = _opponent(options.opponent)
     ours, theirs, prompts = _sides(task, opponent, options.device)
@@ -95,7 +95,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="pairs of timed runs for each temperature")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.2])
     parser.add_argument("--opponent", default="", metavar="MODULE:FUNCTION", help="LLaDA's generate, or one like it")
-    parser.add_argument("--devices", type=int, default=0, help="virtual CPU devices; 0: one for each usable core")
+    parser.add_argument("--cores", type=int, default=0, help="CPU devices and PyTorch threads; 0: all usable cores")
     parser.add_argument("--rows", type=int, default=0, help="other than the task's, to try the script out")
     parser.add_argument("--steps", type=int, default=0, help="other than the task's")
     parser.add_argument("--layers", type=int, default=0, help="other than the task's")
@@ -127,9 +127,7 @@ def _opponent(name: str) -> Loop:
     for case_name, case in cases.items():
         rows = loop(model, torch.from_numpy(case["prompt"]).long(), torch_llada.settings_of(case), mask_id)
         if not np.array_equal(rows.numpy(), case["final"]):
-            raise SystemExit(
-                f"error: --opponent {name} does not reproduce the golden case {case_name}; nothing is timed"
-            )
+            raise SystemExit(f"error: --opponent {name} leaves the golden case {case_name}; nothing is timed")
     print(f"opponent: {name}, equal to {len(cases)} golden cases at temperature 0")
     return loop
 
@@ -171,22 +169,31 @@ def _duel(task: Task, temperature: float, rounds: int, ours: Callable, theirs: C
     mine = ours(temperature, 0)  # compiles
     compiled = time.perf_counter() - start
     seconds: dict[str, list[float]] = {"igpo_jax": [], "opponent": []}
+    cpu: dict[str, list[float]] = {"igpo_jax": [], "opponent": []}
     for turn in range(1, rounds + 1):
         for name, side in (("igpo_jax", ours), ("opponent", theirs)):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             tokens = side(temperature, turn)
             seconds[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - used)
     ratios = sorted(b / a for a, b in zip(seconds["igpo_jax"], seconds["opponent"], strict=True))
-    result = {"temperature": temperature, "seconds": seconds, "first_run_seconds": compiled, "ratios": ratios}
+    result = {
+        "temperature": temperature,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "first_run_seconds": compiled,
+        "ratios": ratios,
+    }
     best = min(seconds["igpo_jax"])
     print(f"temperature {temperature}: {_spread(ratios, 'x')} as fast as the opponent (min, median, max of {rounds})")
     for name, times in seconds.items():
         rate = task.rows * task.length / np.median(times)
-        print(f"  {name:9s} {_spread(sorted(times), ' s')} a rollout, {rate:.0f} tokens/s")
+        used = f"{np.median(cpu[name]):.1f} s of CPU time"
+        print(f"  {name:9s} {_spread(sorted(times), ' s')} a rollout, {rate:.0f} tokens/s, {used}")
     if temperature == 0:
         result["equal_tokens"] = float(np.mean(mine == tokens))
         print(
-            f"  equal tokens: {result['equal_tokens']:.1%} (a fresh model's best tokens often differ by rounding alone)"
+            f"  equal tokens: {result['equal_tokens']:.1%} (a fresh model's best tokens may differ by rounding alone)"
         )
     if (device := device_of(jax.devices()[0].device_kind)) is not None:
         flops = task.steps * forward_flops(task.config, task.rows, task.prompt + task.length, task.block_length)

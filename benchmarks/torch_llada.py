@@ -2,7 +2,7 @@
 
 The network is a plain LLaDA with torch's fused attention; the loop is that of ML-GSAI/LLaDA ``generate.py`` (low
 confidence remasking, no guidance), which projects the whole row onto the vocabulary at every step and adds its
-Gumbel noise in float64. ``check`` holds both against the golden trajectories, token for token, before anything is timed.
+Gumbel noise in float64. ``check`` holds both against the golden trajectories, token for token.
 """
 
 import dataclasses

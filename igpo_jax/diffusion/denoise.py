@@ -77,14 +77,23 @@ def denoise(
 def _denoise(policy: llada.Policy, inputs: Inputs, *, model: llada.Model, sampler: Sampler) -> Denoised:
     context, state = begin(policy, inputs, model, sampler)
     state, needed = jax.lax.scan(
-        lambda state, block: _denoise_block(context, state, block), state, jnp.arange(sampler.blocks, dtype=jnp.int32)
+        lambda state, block: denoise_block(context, state, block), state, jnp.arange(sampler.blocks, dtype=jnp.int32)
     )
     forwards = jnp.sum(jnp.max(needed, axis=1))
     return Denoised(state.tokens, state.reveal_step, forwards, jnp.sum(needed, axis=0), state.trace)
 
 
-def _denoise_block(context: Context, state: State, block: jax.Array) -> tuple[State, jax.Array]:
-    """Denoises one block; also returns the forwards (B,) that each row needed for it."""
+def denoise_block(context: Context, state: State, block: jax.Array) -> tuple[State, jax.Array]:
+    """Denoises one block, for use inside compiled programs.
+
+    Args:
+      context: what stays the same.
+      state: before the block.
+      block: () int32, its number.
+
+    Returns:
+      The state after the block, and the forwards (B,) int32 that each row needed for it.
+    """
     sampler = context.sampler
     start = block * sampler.block_length
     open_masks = count_masks(context, state, start)
