@@ -34,26 +34,29 @@ def _run(arguments: Sequence[str] | None) -> None:
     names = suites.parse_names(chosen.suite)
     places = suites.parse_places(chosen.data, names)
 
-    from igpo_jax.parallel import mesh
+    from igpo_jax.parallel import mesh, processes
     from igpo_jax.rewards.pool import JudgePool, JudgeSettings
 
     with contextlib.ExitStack() as stack:
         # The worker processes start before JAX's own threads, and the number of devices is fixed before any array.
         settings = JudgeSettings(workers=chosen.judge_workers)
         judges = {"math": stack.enter_context(JudgePool(settings))}
-        mesh.force_cpu_devices(chosen.cpu_devices or _cpu_devices(chosen))
+        count = processes.initialize(chosen.coordinator, chosen.processes, chosen.process_id)
+        mesh.force_cpu_devices(chosen.cpu_devices or _cpu_devices(chosen, count))
+        stack.enter_context(processes.together(chosen.coordinator))
 
         from igpo_jax.evaluation import command
 
         command.evaluate(chosen, names, places, judges, stack)
 
 
-def _cpu_devices(chosen: argparse.Namespace) -> int:
-    """As many virtual devices as cores, where the batch and the mesh divide over them."""
+def _cpu_devices(chosen: argparse.Namespace, processes: int) -> int:
+    """As many virtual devices a process as cores, where the batch and the mesh divide over them."""
     from igpo_jax.parallel import mesh
 
     ways = chosen.fsdp * chosen.tensor
-    count = mesh.cpu_device_count([chosen.batch * chosen.tensor], mesh.usable_cores())
+    rows = chosen.batch * chosen.tensor
+    count = mesh.cpu_device_count([rows // processes if rows % processes == 0 else 1], mesh.usable_cores())
     return count if count % ways == 0 else ways
 
 
@@ -88,6 +91,9 @@ def _parser() -> Parser:
     parser.add_argument("--fsdp", type=int, default=1, metavar="N", help="devices over which a copy is split")
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="devices that share each matrix")
     parser.add_argument("--cpu-devices", type=int, default=0, metavar="N", help="virtual devices of a CPU")
+    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0, of several processes")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="how many run together")
+    parser.add_argument("--process-id", type=int, default=-1, metavar="N", help="number of this one, from 0")
     parser.add_argument("--judge-workers", type=int, default=0, metavar="N", help="processes that judge")
     return parser
 

@@ -69,6 +69,7 @@ def evaluate(
     running.run(batches, store, answering, judges, rows_per_program=chosen.batch, seed=chosen.seed)
     if processes.is_main():
         _finish(store, batches, asked)
+    processes.wait_for_all()
 
 
 def _tokenizer(outline: checkpoints.Outline) -> Tokenizer:

@@ -80,9 +80,7 @@ def keys(batch: Batch) -> list[tuple[str, str, int]]:
 
 def _finished(store: Store, batches: list[Batch]) -> int:
     """How many batches are stored; the main process looks, and all go on from the same one."""
-    with processes.main_first():
-        found = store.finished([keys(batch) for batch in batches]) if processes.is_main() else 0
-    return processes.agree_max(found)
+    return int(processes.from_main(lambda: store.finished([keys(batch) for batch in batches])))
 
 
 def _ask(batch: Batch, answering: Model, judge: JudgePool, rows_per_program: int, seed: int) -> list[dict[str, Any]]:
