@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from igpo_jax.parallel import processes
 from igpo_jax.rewards.pool import JudgePool
 from igpo_jax.training import console, recipe
 from igpo_jax.training.optimizers import OptimizerSettings
@@ -32,17 +33,22 @@ def check(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> boo
       Whether the restored parameters scored exactly as those that were saved.
     """
     folder, tiny = workdir / FOLDER, smallest(settings)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    # Data that is built or downloaded now need not be again.
-    (workdir / "data").mkdir(exist_ok=True)
-    (folder / "data").symlink_to(workdir / "data")
+    if processes.is_main():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        # Data that is built or downloaded now need not be again.
+        (workdir / "data").mkdir(exist_ok=True)
+        (folder / "data").symlink_to(workdir / "data")
     try:
+        processes.wait_for_all()
         first = recipe.train(tiny, folder, judge)
-        shutil.rmtree(folder / "evaluations")
+        if processes.is_main():
+            shutil.rmtree(folder / "evaluations")
+        processes.wait_for_all()
         second = recipe.train(tiny, folder, judge)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if processes.is_main():
+            shutil.rmtree(folder, ignore_errors=True)
     wrong = [a["stage"] for a, b in zip(first, second, strict=True) if _scores(a) != _scores(b)]
     if wrong:
         console.warn(f"check: after a restore the stages {', '.join(wrong)} score differently; do not run this")
@@ -57,7 +63,8 @@ def smallest(settings: RunSettings) -> RunSettings:
     sft, rl, evaluation = settings.sft, settings.rl, settings.evaluation
     rows = settings.rl.rollout.rows
     per_update, per_score = rows // rl.micro_batches, rows // rl.score_batches
-    fewest = math.lcm(rl.rollout.group_size, per_update, per_score)
+    # As many groups on every process.
+    fewest = math.lcm(rl.rollout.group_size * jax.process_count(), per_update, per_score)
     questions = max(1, evaluation.rows_per_program // evaluation.samples)
     return dataclasses.replace(
         settings,

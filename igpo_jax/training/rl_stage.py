@@ -47,6 +47,7 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
             with stage.saved_if_stopped(step, state):
                 run.stop.point()
                 policy, gathered = loop.gather(state, step)
+                loop.sample_ahead(state, step)
                 run.stop.point()
             state, values = loop.learn(state, policy, gathered, step)
             stage.add({name: values[name] for name in TABLE_MEANS} | {"steps": 1.0})
@@ -133,10 +134,13 @@ class RlLoop:
             rows = pipeline.batch_indices(len(asked), groups, run.settings.seed, step)
             return [asked[row] for row in rows[processes.my_rows(groups)]]
 
-    def _sample_ahead(self, state: TrainState, step: int) -> None:
-        """With stale_steps, the plain round of the step after ``step`` is sampled before the updates of this one.
+    def sample_ahead(self, state: TrainState, step: int) -> None:
+        """With stale_steps, samples the plain round of the step after ``step`` before the updates of this one.
 
         Not across a scheduled checkpoint: the run that goes on from there has only the parameters after the updates.
+
+        Raises:
+          Stopped: as for ``gather``.
         """
         every = self._run.settings.checkpoints.every
         if not self._settings.stale_steps or step + 1 == self._settings.steps or (every and (step + 1) % every == 0):
@@ -151,7 +155,6 @@ class RlLoop:
     ) -> tuple[TrainState, dict[str, float]]:
         """The second half: scores and inner updates."""
         run, settings = self._run, self._settings
-        self._sample_ahead(state, step)
         with self.accounts.phase("score"):
             batch, kept, score_values = self._scored(policy, state, gathered, step)
         with self.accounts.phase("update"):

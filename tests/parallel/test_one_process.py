@@ -1,11 +1,13 @@
 """On one process nothing is joined, agreed or gathered; addresses are checked before anything starts."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 
 from igpo_jax.errors import UserError
-from igpo_jax.parallel import processes
+from igpo_jax.parallel import mesh, processes
 
 NOWHERE = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS")
 
@@ -114,3 +116,23 @@ def test_a_meeting_that_fails_is_one_sentence(joined, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(UserError, match=r"could not join at localhost:1 \(DEADLINE_EXCEEDED: barrier\)"):
         processes.initialize("localhost:1", 2, 0)
+
+
+def grid(owners, tensor=1):
+    """What a mesh looks like whose devices, row by row, belong to the processes ``owners``."""
+    devices = np.array([types.SimpleNamespace(process_index=owner) for owner in owners], object)
+    local = [device for device in devices if device.process_index == owners[0]]
+    return types.SimpleNamespace(devices=devices, shape={"tensor": tensor}, local_devices=local)
+
+
+def test_each_process_holds_whole_rows_and_as_many_as_any_other(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    mesh.check_processes(grid([0, 0, 1, 1]))
+    mesh.check_processes(grid([0, 1, 1, 0]))
+    mesh.check_processes(grid([0, 0, 1, 1], tensor=2))
+    with pytest.raises(
+        UserError, match=r"mesh\.tensor is 2, which spreads one row over several processes of 2 devices"
+    ):
+        mesh.check_processes(grid([0, 1, 0, 1], tensor=2))
+    with pytest.raises(UserError, match="unequal shares of the mesh"):
+        mesh.check_processes(grid([0, 0, 0, 1]))
