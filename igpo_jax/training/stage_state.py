@@ -125,8 +125,10 @@ class Stage:
         """Saves where the schedule says so, or by force; journals that no restart needs any more are deleted."""
         if not self._checkpoints.due(step, force):
             return
-        # A checkpoint that is ahead of the log would leave steps without a row.
-        if processes.agree_any(not self._run.log.sync()) and not force:
+        # A checkpoint that is ahead of the log would leave steps without a row; and while updates are skipped, those
+        # from before, which may be the cure, are not replaced by more of the same parameters.
+        early = processes.agree_any(not self._run.log.sync()) or int(state.skipped_in_a_row)
+        if early and not force:
             return
         extra = {"seconds": self.elapsed(), "sums": self.sums}
         if self._checkpoints.save(step, dataclasses.replace(state, frozen=None), extra, force=force):

@@ -112,6 +112,18 @@ def test_no_file_is_no_rows(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
+def test_the_log_knows_what_it_holds(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        for step in (1, 2, 3):
+            log.write("rl", step, {"a": step})
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.truncate("rl", 2)
+        log.write("sft", 3, {"a": 1})
+        assert [log.has("rl", step) for step in (1, 2, 3)] == [True, True, False]
+        assert log.has("sft", 3) and [row.step for row in log.rows("rl")] == [1, 2]
+        assert log.sync()
+
+
 @pytest.mark.parametrize("name", ["stage", "step", "time"])
 def test_a_metric_may_not_take_a_columns_name(tmp_path, name):
     with MetricsLog(tmp_path, tensorboard=False) as log, pytest.raises(UserError, match=f"'{name}'"):

@@ -68,22 +68,34 @@ def test_a_run_that_is_stopped_every_few_safe_points(whole, tmp_path):
     assert not (tmp_path / "journal").exists()
 
 
-def test_nothing_is_lost_by_a_stop_in_a_rollout(tmp_path, capsys):
-    """Checkpoints are rare here, but the one made on leaving holds the step before the rollout."""
+# Points of a step: its begin, both rounds, before the updates, its end; and one of each evaluation, also at the start.
+@pytest.mark.parametrize(
+    "points", [1 + 5 * 2 + 1, 1 + 5 * 2 + 1 + 3], ids=["in the evaluation", "in the rollout after it"]
+)
+def test_nothing_is_lost_by_a_stop(tmp_path, capsys, points):
+    """No checkpoint is due here, but the one made on leaving holds the last whole step."""
     settings = dataclasses.replace(
         SETTINGS,
         sft=dataclasses.replace(SETTINGS.sft, steps=0),
         checkpoints=CheckpointSettings(every=0),
-        evaluation=dataclasses.replace(SETTINGS.evaluation, every=0),
+        evaluation=dataclasses.replace(SETTINGS.evaluation, every=2),
     )
-    # Per step: its begin, both rounds, before the updates, the end; and first of all the evaluation of the start.
     with pytest.raises(Stopped):
-        train(settings, tmp_path, stop=StopAt(1 + 5 * 2 + 3))
+        train(settings, tmp_path, stop=StopAt(points))
     assert "igpo: step 2 of 4 is saved" in capsys.readouterr().out
-    assert [row.step for row in read_metrics(tmp_path) if row.stage == "igpo"] == [1, 2]
-    assert (tmp_path / "journal" / "igpo_000003.p0.jsonl").exists()
+    before = [("eval", 0), ("igpo", 1), ("igpo", 2)]
+    evaluated = [("igpo/eval", 2)] if points > 12 else []
+    assert [row[:2] for row in metrics_of(tmp_path)] == before + evaluated
+    assert (tmp_path / "journal" / "igpo_000003.p0.jsonl").exists() == bool(evaluated)
     rest = train(settings, tmp_path)
     assert [rollout.step for rollout in rest.rollouts] == [2, 3]
+    assert [row[:2] for row in metrics_of(tmp_path)] == [
+        *before,
+        ("igpo/eval", 2),
+        ("igpo", 3),
+        ("igpo", 4),
+        ("eval", 4),
+    ]
 
 
 class Moody:
@@ -137,7 +149,7 @@ def test_an_updates_overflow_stops_the_run_and_names_the_good_checkpoint(tmp_pat
     optimizer = dataclasses.replace(SETTINGS.sft.optimizer, learning_rate=1e30)
     sft = dataclasses.replace(SETTINGS.sft, steps=8, log_every=1, optimizer=optimizer)
     settings = dataclasses.replace(SETTINGS, sft=sft, nonfinite_limit=3, checkpoints=CheckpointSettings(every=1))
-    with pytest.raises(UserError, match=r"sft: the last 3 updates were skipped.* checkpoint is .*/sft/3; .*smaller"):
+    with pytest.raises(UserError, match=r"sft: the last 3 updates were skipped.* checkpoint is .*/sft/1; .*smaller"):
         train(settings, tmp_path)
     rows = [row.values for row in read_metrics(tmp_path) if row.stage == "sft"]
     assert [values["skipped_updates"] for values in rows] == [0, 1, 2, 3]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -76,6 +77,22 @@ def test_a_run_that_is_given_more_steps_goes_on(whole, tmp_path):
     assert [rollout.step for rollout in last.rollouts] == [2, 3]
     assert_same_bits(last.results, expected.results)
     assert summary_of(tmp_path) == summary_of(workdir), "the table tells of the longer run, not of the shorter one"
+
+
+def test_rows_and_evaluations_that_a_kill_came_before_are_made_up_for(whole):
+    """Between the file of an evaluation and its row, and between a checkpoint and the evaluation at its step."""
+    workdir, _ = whole
+    expected, log = metrics_of(workdir), workdir / "metrics.jsonl"
+    rows = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(rows[:-1]))
+    again = train(SETTINGS, workdir)
+    assert metrics_of(workdir) == expected and not again.after
+    owed = [(stage, step) for stage, step, _ in expected].index(("igpo/eval", 3))
+    log.write_text("".join(rows[:owed]) + rows[owed][:25])
+    shutil.rmtree(workdir / "checkpoints" / "igpo" / "4")
+    (workdir / "evaluations" / "igpo.json").unlink()
+    train(SETTINGS, workdir)
+    assert metrics_of(workdir) == expected
 
 
 def test_a_run_is_not_cut_to_fewer_steps_than_it_has_made(whole):
