@@ -54,7 +54,7 @@ def make(cell: str) -> None:
     config, topology = CELLS[cell]
     command = [sys.executable, "-m", "igpo_jax.plan", f"--config={config}", f"--topology={topology}", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, 1):
+    if done.returncode not in (0, 1) or not done.stdout:  # a traceback also ends with 1
         raise SystemExit(f"error: {' '.join(command)} ended with {done.returncode}")
     FOLDER.mkdir(parents=True, exist_ok=True)
     partial = FOLDER / f"{cell}.partial"

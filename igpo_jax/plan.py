@@ -29,31 +29,28 @@ def define(values: flags.FlagValues) -> None:
 def main(command: cli.Command) -> int:
     """Compiles, prints, and says by the exit code whether everything fits."""
     from igpo_jax.planning import topology
-
-    target = topology.parse(command.flags.topology)
-    topology.check_compiler(target)
-    topology.prepare_environment()
-
-    from igpo_jax.planning import compiling, record, report
     from igpo_jax.training.run_settings import RunSettings
 
+    target = topology.parse(command.flags.topology)
     run = settings.from_config_dict(RunSettings, command.config)
-    quiet = command.flags.json
+    topology.prepare_environment()
 
-    def note(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+    from igpo_jax.planning import compiling, record, report, search
 
+    compiling.check_layout(run, target)
+    topology.check_compiler(target)
     if command.flags.search:
-        from igpo_jax.planning import search
-
-        run, tried = search.largest(run, target, note)
-        for line in tried if not quiet else ():
-            print(line)
-    plan = compiling.make_plan(run, target, command.config_file, command.overrides, note)
-    values = json.loads(record.to_json(plan))
-    print(json.dumps(values, indent=2) if quiet else report.render(values))
+        run, tried = search.largest(run, target, _note)
+        print("\n".join(tried), file=sys.stderr if command.flags.json else sys.stdout)
+    plan = compiling.make_plan(run, target, command.config_file, command.overrides, _note)
+    text = record.to_json(plan)
+    print(text.rstrip() if command.flags.json else report.render(json.loads(text)))
     return 0 if plan.fits else 1
 
 
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 if __name__ == "__main__":
-    cli.run(main, define=define, requires=("config", "topology"), common=("config",))
+    cli.run(main, define=define, requires=("config", "topology"))

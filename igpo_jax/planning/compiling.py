@@ -12,7 +12,7 @@ import jax
 
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
-from igpo_jax.parallel.mesh import make_mesh
+from igpo_jax.parallel.mesh import make_mesh, mesh_shape
 from igpo_jax.planning import hlo
 from igpo_jax.planning.estimate import Estimate, estimate, is_out_of_memory, without_place
 from igpo_jax.planning.programs import Abstract, Program, model_config, programs
@@ -58,14 +58,20 @@ class Plan:
         return sum(program.runs * program.seconds for program in self.programs)
 
 
+def check_layout(settings: RunSettings, topology: Topology) -> None:
+    """Raises UserError where the mesh does not divide the topology's devices or a batch; needs no compiler."""
+    data, fsdp, _ = mesh_shape(settings.mesh, topology.count)
+    settings.check_shards(data * fsdp)
+
+
 def open_plan(settings: RunSettings, topology: Topology) -> Abstract:
     """The run's shapes on the topology's mesh.
 
     Raises:
       UserError: the compiler is missing, or the mesh does not divide the devices, the model or a batch.
     """
+    check_layout(settings, topology)
     mesh = make_mesh(settings.mesh, open_devices(topology))
-    settings.check_shards(mesh.shape["data"] * mesh.shape["fsdp"])
     config = model_config(settings, mesh.shape["tensor"])
     llada.shardings(config, mesh)
     length = settings.prompt_length + max(settings.sampler.length, settings.sft.completion_length)

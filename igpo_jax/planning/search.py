@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from igpo_jax.errors import UserError
+from igpo_jax.parallel.mesh import mesh_shape
 from igpo_jax.planning.compiling import compile_one, open_plan
 from igpo_jax.planning.programs import programs
 from igpo_jax.planning.topology import Topology
@@ -80,10 +81,8 @@ def _rows(settings: RunSettings, stage: str) -> int:
 
 
 def _shards(settings: RunSettings, topology: Topology) -> int:
-    tensor = settings.mesh.tensor
-    if tensor == -1:
-        tensor = topology.count // (settings.mesh.data * settings.mesh.fsdp)
-    return topology.count // tensor
+    data, fsdp, _ = mesh_shape(settings.mesh, topology.count)
+    return data * fsdp
 
 
 def _with(settings: RunSettings, stage: str, parts: int) -> RunSettings:
