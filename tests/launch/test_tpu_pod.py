@@ -1,6 +1,8 @@
 """launch/tpu_pod.sh against a gcloud that writes down what it was asked: the whole way, refusals, preemptions."""
 
 import shlex
+import shutil
+import subprocess
 
 import pytest
 
@@ -170,15 +172,30 @@ def test_every_step_has_a_dry_run(stubs, command):
     assert done.returncode == 0 and "+ gcloud compute tpus" in done.stderr and not stubs.calls
 
 
-def test_the_environment_of_a_user_does_not_leak_into_the_archive(stubs):
-    """What is copied is what git knows, without ignored files such as runs and environments."""
-    stubs.answer("*scp*", "").install("gcloud")
-    (stubs.bin / "gcloud").write_text('#!/bin/bash\n[ "$4" != scp ] || tar -tzf "$5" >"$STUBS/archive"\n')
-    done = pod(stubs, "install", *WHERE, "--accelerator=v6e-64")
+def test_only_the_project_is_copied(stubs, tmp_path):
+    """What git knows or would add goes along; models, data, runs and environments do not."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "launch", checkout / "launch")
+    shutil.copy(ROOT / ".gitignore", checkout)
+    subprocess.run(["git", "init", "-q", checkout], check=True)
+    for name in (
+        "models/m/params",
+        "data/d",
+        "runs/r/x",
+        "rewrites/w",
+        ".venv-cuda/p",
+        "train.log",
+        "igpo_jax/data/d.py",
+    ):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("x")
+    stubs.install("gcloud")
+    (stubs.bin / "gcloud").write_text('#!/usr/bin/env bash\n[ "$4" != scp ] || tar -tzf "$5" >"$STUBS/archive"\n')
+    done = stubs.run("launch/tpu_pod.sh", "install", *WHERE, "--accelerator=v6e-64", cwd=checkout)
     assert done.returncode == 0, done.stderr
-    names = (stubs.folder / "archive").read_text().splitlines()
-    assert {"launch/worker.sh", "igpo_jax/train.py", "pyproject.toml"} <= set(names)
-    assert not [name for name in names if name.startswith((".git/", ".venv", "runs/"))]
+    names = set((stubs.folder / "archive").read_text().splitlines())
+    assert {"launch/worker.sh", "launch/gke/jobset.yaml", "igpo_jax/data/d.py", ".gitignore"} <= names
+    assert not [name for name in names if name.split("/")[0] not in ("launch", "igpo_jax", ".gitignore")]
 
 
 @pytest.mark.parametrize(
