@@ -27,7 +27,7 @@ def save(
     tokenizer: Tokenizer,
     rewards: RewardSettings,
 ) -> pathlib.Path:
-    """Writes ``rollouts/STAGE_STEP.jsonl``, whole or not at all; docs/reading_a_run.md lists the fields.
+    """Writes ``rollouts/STAGE_STEP.jsonl``, whole or not at all; docs/how_a_step_works.md lists the fields.
 
     The main process writes the rows of all.
 
