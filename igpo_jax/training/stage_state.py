@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -91,13 +92,19 @@ class Stage:
         """Raises UserError where too many updates in a row were skipped, by the metrics of the last one."""
         limit, found = self._run.settings.nonfinite_limit, int(values["skipped_in_a_row"])
         if limit and found >= limit:
-            good = max(self._checkpoints.steps(), default=None)
-            where = f"{self._run.workdir / 'checkpoints' / self._name / str(good)}" if good else "none yet"
-            raise UserError(
-                f"{self._name}: the last {found} updates were skipped, because the loss ({values['loss']}) or the "
-                f"gradient (norm {values['grad_norm']}) is not finite; the last good checkpoint is {where}; go on from "
-                "it with a smaller learning rate and --resume-with-changes"
+            why = " and ".join(
+                f"the {what} is {values[name]}"
+                for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm"))
+                if not math.isfinite(values[name])
             )
+            good = max(self._checkpoints.steps(), default=0)
+            advice = "there is no checkpoint yet: start with a smaller learning rate in another --workdir"
+            if good:
+                folder = self._run.workdir / "checkpoints" / self._name / str(good)
+                advice = (
+                    f"the last good checkpoint is {folder}: go on with a smaller learning rate, --resume-with-changes"
+                )
+            raise UserError(f"{self._name}: the last {found} updates were skipped, because {why}; {advice}")
 
     def finish(self, step: int, state: TrainState) -> None:
         """The end of a step whose row is written: saves on schedule and at the last step, and leaves if asked to.

@@ -149,7 +149,9 @@ def test_an_updates_overflow_stops_the_run_and_names_the_good_checkpoint(tmp_pat
     optimizer = dataclasses.replace(SETTINGS.sft.optimizer, learning_rate=1e30)
     sft = dataclasses.replace(SETTINGS.sft, steps=8, log_every=1, optimizer=optimizer)
     settings = dataclasses.replace(SETTINGS, sft=sft, nonfinite_limit=3, checkpoints=CheckpointSettings(every=1))
-    with pytest.raises(UserError, match=r"sft: the last 3 updates were skipped.* checkpoint is .*/sft/1; .*smaller"):
+    with pytest.raises(
+        UserError, match=r"sft: the last 3 updates were skipped, because .* nan; .* checkpoint is .*/sft/1: "
+    ):
         train(settings, tmp_path)
     rows = [row.values for row in read_metrics(tmp_path) if row.stage == "sft"]
     assert [values["skipped_updates"] for values in rows] == [0, 1, 2, 3]
