@@ -151,7 +151,14 @@ def parse_metamath(row: dict[str, Any], place: str) -> Parsed | str:
     head, mark, repeated = reasoning.rpartition(_ANSWER_LINE)
     if mark and "\n" not in repeated.strip():
         reasoning = head
-    return Parsed(question, plain_answer(answer), reasoning.strip(), "teacher:gpt-3.5-turbo")
+    return Parsed(question, plain_answer(_bare(answer)), reasoning.strip(), "teacher:gpt-3.5-turbo")
+
+
+def _bare(answer: str) -> str:
+    """The answer without the full stop and the dollar signs of a sentence."""
+    answer = answer.strip().removesuffix(".").strip()
+    inside = answer[1:-1]
+    return inside.strip() if answer[:1] == answer[-1:] == "$" and inside and "$" not in inside else answer
 
 
 def parse_openr1(row: dict[str, Any], place: str, trace: str) -> Parsed | str:

@@ -186,7 +186,7 @@ def collect(
         cost = cost + more
     batch = _batch(final, begun.asked, context)
     stats |= replacement_stats(batch, replaced, wrong, group_size) | format_stats(final.texts)
-    rescued = replaced.reshape(-1, group_size).any(axis=1)
+    rescued = np.asarray(replaced.reshape(-1, group_size).any(axis=1))
     stats |= source_stats([question.trace_source for question in questions], first_correct, rescued)
     counts = cost.of_all_processes()
     return Rollout(batch, final, replaced, first_correct, second, questions, stats, phases.seconds, counts)

@@ -148,7 +148,7 @@ def test_metamath_keeps_the_first_row_of_each_question(tmp_path):
     rows = opened(tmp_path, "metamath", tmp_path, "rl", sft_fraction=0.0, test_name="chain")
     assert [(row.question[:12], row.answer) for row in rows] == [
         ("Leo has 1 pe", "3"),
-        ("What is half", "$\\frac{1}{2}$"),
+        ("What is half", "\\frac{1}{2}"),
         ("Leo has 5 pe", "7"),
     ]
     assert rows[0].reasoning == "First 1 + 2 = 3." and rows[0].trace_source == "teacher:gpt-3.5-turbo"
@@ -165,6 +165,8 @@ def test_metamath_answers():
     assert answer("a\nThe answer is: 1\nb\nThe answer is: 1,200") == ("1200", "a\nThe answer is: 1\nb")
     assert answer("so 5.\n#### 5") == ("5", "so 5.")
     assert answer("so #### 5\nand on") == ("5\nand on", "so")
+    assert answer("so $x$ is $\\frac12$.\nThe answer is: $\\frac12$.")[0] == "\\frac12"
+    assert answer("1 or 2\nThe answer is: $1$ or $2$")[0] == "$1$ or $2$"
     assert answer("nothing") == "no_answer_sentence" == answer("The answer is: ")
 
 
