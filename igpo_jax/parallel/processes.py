@@ -6,6 +6,7 @@ waits for a program that another one never launches.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import socket
@@ -25,6 +26,10 @@ from igpo_jax.parallel import watchdog
 HEARTBEAT_SECONDS = 60
 #: Seconds that the processes wait for each other at the start.
 START_SECONDS = 300
+_PATIENCE: dict[str, Any] = {
+    "initialization_timeout": START_SECONDS,
+    "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+}
 #: Environment variables that stand for the flags of the same meaning.
 VARIABLES = {"coordinator": "IGPO_COORDINATOR", "processes": "IGPO_PROCESSES", "process-id": "IGPO_PROCESS_ID"}
 
@@ -50,9 +55,15 @@ def initialize(coordinator: str = "", processes: int = 0, process_id: int = -1) 
     _check(coordinator, processes, process_id)
     if coordinator and processes > 1:
         _join(coordinator_address=coordinator, num_processes=processes, process_id=process_id)
-    elif not coordinator and (_on_slurm() or _on_tpu_pod()):
+    elif not coordinator and _on_slurm():
         _join()
-        return int(os.environ["SLURM_STEP_NUM_TASKS"]) if _on_slurm() else 1
+        return int(os.environ["SLURM_STEP_NUM_TASKS"])
+    elif not coordinator and _on_tpu_pod():
+        _join()
+    elif not coordinator and _has_tpu_chips():
+        # Cloud TPU's metadata server knows whether there are other hosts, and jax asks it; without one there are none.
+        with contextlib.suppress(ValueError):
+            jax.distributed.initialize(**_PATIENCE)
     return max(1, processes)
 
 
@@ -95,21 +106,20 @@ def _on_slurm() -> bool:
 
 
 def _on_tpu_pod() -> bool:
-    """Whether this machine has TPU chips that belong to a slice of several hosts, or to one of several slices."""
-    if "MEGASCALE_COORDINATOR_ADDRESS" in os.environ or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        return True
-    # On Cloud TPU machines the metadata server knows, and jax asks it; a slice of one host is a run of one process.
-    platforms = os.environ.get("JAX_PLATFORMS", "tpu")
-    chips = os.path.exists("/dev/accel0") or (os.path.isdir("/dev/vfio") and len(os.listdir("/dev/vfio")) > 1)
-    return chips and "tpu" in platforms and "TPU_SKIP_MDS_QUERY" not in os.environ
+    """Whether the environment names other hosts of a TPU slice, or other slices."""
+    return "MEGASCALE_COORDINATOR_ADDRESS" in os.environ or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def _has_tpu_chips() -> bool:
+    """Whether this machine has TPU chips, and jax is free to use them."""
+    wanted = "tpu" in (os.environ.get("JAX_PLATFORMS") or "tpu") and importlib.util.find_spec("libtpu") is not None
+    return wanted and (os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0"))
 
 
 def _join(**who: Any) -> None:
     """Starts ``jax.distributed``; what goes wrong becomes one sentence."""
     try:
-        jax.distributed.initialize(
-            **who, initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-        )
+        jax.distributed.initialize(**who, **_PATIENCE)
     except (RuntimeError, ValueError, jax.errors.JaxRuntimeError) as error:
         where = who.get("coordinator_address", "the cluster's coordinator")
         raise UserError(
