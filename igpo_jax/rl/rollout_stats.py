@@ -48,7 +48,8 @@ def source_stats(sources: Sequence[str], correct: np.ndarray, rescued: np.ndarra
         for source, right, saved in zip(sources, correct, rescued, strict=True)
     ]
     rows = [row for part in processes.gather_values(mine) for row in part]
-    names, stats = sorted({row[0] for row in rows}), {}
+    names = sorted({row[0] for row in rows})
+    stats: dict[str, float] = {}
     for name in names if len(names) > 1 else ():
         means = np.mean([row[1:] for row in rows if row[0] == name], axis=0)
         columns = ("pass_at_1", "all_wrong_before", "rescued_share")
