@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from igpo_jax.diffusion import draws, selection
 from igpo_jax.diffusion.context import Context, block_of
 from igpo_jax.models import llada
+from igpo_jax.parallel.sharding import constrain
 
 #: Shorter blocks are always predicted whole.
 _NARROWED_FROM = 16
@@ -46,7 +47,8 @@ def predict(
         choice, confidence = jax.lax.switch(index, branches, order, hidden, uniforms)
     if context.sampler.selection == "random":
         confidence = context.noise.uniform(step, shape)
-    return choice, confidence
+    # A gather over a batch of one row loses the batch's layout.
+    return constrain(choice, ("batch", "length")), constrain(confidence, ("batch", "length"))
 
 
 def _widths(context: Context) -> tuple[int, ...]:

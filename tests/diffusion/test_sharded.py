@@ -147,3 +147,16 @@ def test_scores_and_gradients_are_equal(small, scored, mesh):
     assert eight.logp.sharding.spec[0] == ("data", "fsdp")
     for ours, theirs in zip(jax.tree.leaves(one_grads), jax.tree.leaves(eight_grads), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(ours).max()))
+
+
+def test_a_batch_of_one_row_on_a_mesh(small, batch):
+    """Devices that share the model have a single row between them; the head sees a part of its block."""
+    tokens, valid, _ = (array[:1] for array in batch)
+    sampler = denoise.Sampler(length=16, steps=4, block_length=16)
+    wanted = denoise.denoise(*small, sampler, tokens, valid, None)
+    ways = meshes.make_mesh(meshes.MeshSettings(1, 1, 2), jax.devices()[:2])
+    policy, model = sharded(small, ways)
+    with jax.set_mesh(ways):
+        rows = sharding.shard_batch((tokens, valid), ways)
+        found = denoise.denoise(policy, model, sampler, *rows, None)
+    np.testing.assert_array_equal(sharding.to_host(found.tokens), wanted.tokens)
