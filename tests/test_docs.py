@@ -127,6 +127,11 @@ def test_every_relative_link_leads_somewhere():
     assert not {page: links for page, links in dead.items() if links}
 
 
+@by_page
+def test_no_page_has_a_place_left_to_fill_in(page):
+    assert not re.findall(r"^[A-Z]+_[A-Z_]+$", page.read_text(), re.MULTILINE)
+
+
 def test_a_dead_link_is_found():
     text = "# One page\n[a](docs/none.md) [b](README.md#no-such-heading) [c](#one-page) [d](https://example.org/x)"
     assert dead_links(ROOT / "README.md", text) == ["docs/none.md", "README.md#no-such-heading"]
