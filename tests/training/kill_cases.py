@@ -33,6 +33,7 @@ def settings() -> Any:
     base = tiny.run_settings()
     return dataclasses.replace(
         base,
+        warm_up=False,
         mesh=MeshSettings(data=2),
         sft=dataclasses.replace(base.sft, steps=STEPS, log_every=1),
         rl=dataclasses.replace(base.rl, steps=STEPS),

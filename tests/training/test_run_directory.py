@@ -82,6 +82,7 @@ def test_every_difference_is_named_in_one_sentence(workdir):
         {"checkpoints": {"every": 7, "keep_last": 9}},
         {"judge": {"workers": 3}},
         {"cpu_devices": 8},
+        {"warm_up": False},
         {"nonfinite_limit": 3},
     ],
 )
