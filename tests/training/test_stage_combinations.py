@@ -73,10 +73,11 @@ def test_sft_by_length_goes_on_bit_for_bit(tmp_path):
     assert len(buckets["widths"]) > 1 and buckets["filler_share"] < buckets["filler_share_without"]
 
 
-def test_epochs_become_steps(tmp_path):
+def test_epochs_become_steps(tmp_path, capsys):
     """64 rows in batches of 16, one and a quarter times: 5 updates; the same command goes on in the same directory."""
-    settings = by_length(epochs=1.25)
+    settings = dataclasses.replace(by_length(epochs=1.25), warm_up=True)
     assert train(settings, tmp_path).sft_updates == 5
+    assert capsys.readouterr().out.count("the update at ") == 2, "both widths are compiled before the first batch"
     assert json.loads((tmp_path / "config.json").read_text())["sft"]["steps"] == 5
     assert train(settings, tmp_path).sft_updates == 0
 
