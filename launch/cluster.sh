@@ -1,6 +1,11 @@
 # shellcheck shell=bash
 # What the launch scripts for clusters share: errors of one sentence, and steps that --dry-run shows instead of making.
 
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+    printf 'error: this is bash %s, 4.4 or newer is needed; on a Mac: brew install bash\n' "$BASH_VERSION" >&2
+    exit 2
+fi
+
 dry_run=no
 
 fail() {
