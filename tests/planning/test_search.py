@@ -24,7 +24,8 @@ def test_the_lowest_place_that_fits_is_found_from_anywhere(least, start):
 
 
 @pytest.mark.parametrize(
-    ("rows", "shards", "counts"), [(512, 8, [1, 2, 4, 8, 16, 32, 64]), (512, 64, [1, 2, 4, 8]), (48, 16, [1]), (8, 16, [1])]
+    ("rows", "shards", "counts"),
+    [(512, 8, [1, 2, 4, 8, 16, 32, 64]), (512, 64, [1, 2, 4, 8]), (48, 16, [1]), (8, 16, [1])],
 )
 def test_every_device_keeps_whole_rows(rows, shards, counts):
     assert search.part_counts(rows, shards) == counts
