@@ -20,6 +20,9 @@ from igpo_jax.training.run_settings import RunSettings
 from tests.training import tiny
 from tests.training.recipe_cases import lucky
 
+#: The large eps keeps the size of each gradient in the update: Adam's first step otherwise reduces it to its sign, and
+#: the last bits of a gradient near zero would decide about a whole step.
+OPTIMIZER = dataclasses.replace(tiny.RUN_OPTIMIZER, learning_rate=0.1, eps=0.1)
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -37,12 +40,13 @@ def get_config() -> RunSettings:
     return dataclasses.replace(
         base,
         mesh=MeshSettings(data=-1, fsdp=2),
-        sft=dataclasses.replace(base.sft, steps=3, log_every=1),
+        sft=dataclasses.replace(base.sft, steps=3, log_every=1, optimizer=OPTIMIZER),
         rl=dataclasses.replace(
             base.rl,
             steps=2,
             save_rollouts_every=1,
             hint_gap_every=0,
+            optimizer=OPTIMIZER,
             # One size for all programs: four rows, one a device.
             rollout=dataclasses.replace(base.rl.rollout, rows_per_program=4),
         ),

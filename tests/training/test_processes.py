@@ -46,11 +46,21 @@ def alone(cache, tmp_path_factory):
     return workdir
 
 
+#: They count programs, and the rows of two processes are packed into other ones.
+PACKING = ("rollout_forwards", "second_forwards")
+
+
 def rows_of(workdir):
-    return [
-        (row.stage, row.step, {name: value for name, value in row.values.items() if not is_wall_clock(name)})
+    rows = [
+        (
+            row.stage,
+            row.step,
+            {name: value for name, value in row.values.items() if not is_wall_clock(name) and name not in PACKING},
+        )
         for row in read_metrics(workdir)
     ]
+    # A run that goes on appends what it does again.
+    return sorted(rows, key=lambda row: row[:2])
 
 
 def rollouts_of(workdir, step):
@@ -128,10 +138,10 @@ def test_only_the_main_process_speaks(pair):
 
 
 def test_a_checkpoint_of_two_processes_is_read_onto_another_mesh(pair):
-    """Eight devices of this one process, the tensor axis among them."""
+    """Eight devices of this one process, parameters split over four."""
     workdir, _ = pair
     plain = state_of(workdir, 2)
-    split = state_of(workdir, 2, make_mesh(MeshSettings(2, 2, 2)))
+    split = state_of(workdir, 2, make_mesh(MeshSettings(2, 4, 1)))
     for path, (a, b) in paired(split, plain):
         np.testing.assert_array_equal(a, b, err_msg=path)
 
