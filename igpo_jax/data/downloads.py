@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import urllib.parse
 import urllib.request
 from typing import Any
@@ -68,6 +69,8 @@ class Downloads:
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
+        # Some of the files take minutes; standard error, because building keeps TFDS from writing to standard output.
+        print(f"downloading {remote.url}", file=sys.stderr, flush=True)
         try:
             found, published = self._transferred(remote, partial)
             self._check(remote, found, remote.sha256 or self._recorded().get(remote.url) or published)

@@ -66,12 +66,13 @@ def files_of(downloads):
     return sorted(path.name for path in downloads.folder.iterdir())
 
 
-def test_a_file_is_fetched_once(server, downloads):
+def test_a_file_is_fetched_once(server, downloads, capsys):
     remote = Remote(f"{server.url}/large.json", sha(CONTENT["/large.json"]))
     path = downloads.fetch(remote)
     assert path.read_bytes() == CONTENT["/large.json"] and path.name.endswith("-large.json")
     assert downloads.fetch(remote) == path and server.asked == ["/large.json"]
     assert downloads.sha256(remote) == remote.sha256
+    assert capsys.readouterr().err == f"downloading {remote.url}\n"
 
 
 def test_the_first_checksum_is_recorded_and_later_ones_have_to_agree(server, downloads):
