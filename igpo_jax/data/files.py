@@ -70,6 +70,8 @@ def _read_json_list(path: pathlib.Path) -> Iterator[Row]:
         raise UserError(
             f"{path} is not JSON ({error}); expected a list of objects (JSON lines end in .jsonl)"
         ) from None
+    if isinstance(rows, dict) and rows:
+        rows = [rows]  # one row in a file of its own, as in MATH's original folders
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path} holds {'no rows' if rows == [] else 'no list'}; expected a JSON list of objects")
     for number, row in enumerate(rows, 1):

@@ -90,6 +90,17 @@ def test_math_train_with_solutions(tmp_path):
     assert set(report["sha256"]) == {"train-0", "train-1"}
 
 
+def test_math_train_in_its_original_folders(tmp_path):
+    """A folder for each subject, a file for each problem."""
+    for n in range(24):
+        file = tmp_path / "MATH" / "train" / ("algebra" if n % 2 else "geometry") / f"{n}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"problem": f"p{n}?", "solution": f"It is $\\boxed{{{n}}}$.", "level": "Level 2"}))
+    rows = opened(tmp_path, "math_train", tmp_path / "MATH", "train", test_name="chain")
+    assert len(rows) == 24 and list(rows.report["sha256"]) == ["train (24 files)"]
+    assert sorted(int(row.answer) for row in rows) == list(range(24))
+
+
 def test_math_train_with_answers_alone_is_for_rl(tmp_path):
     rows = [{"problem": f"p{n}?", "answer": str(n) if n else ""} for n in range(30)]
     (tmp_path / "math.json").write_text(json.dumps(rows))

@@ -38,6 +38,19 @@ def content_key(settings: DataSettings, checksums: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+#: Files of a role beyond which their checksums are taken together.
+_MANY = 20
+
+
+def _named(role: str, checksums: list[str]) -> list[tuple[str, str]]:
+    if len(checksums) == 1:
+        return [(role, checksums[0])]
+    if len(checksums) > _MANY:
+        together = hashlib.sha256("".join(checksums).encode()).hexdigest()
+        return [(f"{role} ({len(checksums)} files)", together)]
+    return [(f"{role}-{number}", value) for number, value in enumerate(checksums)]
+
+
 class ExampleBuilder(tfds.core.GeneratorBasedBuilder):
     """A builder whose rows are `Example`; a subclass names its source files and says which rows each split has."""
 
@@ -67,11 +80,7 @@ class ExampleBuilder(tfds.core.GeneratorBasedBuilder):
         if not local:
             remote = cls.remote_files(settings)
             local = {role: [downloads.sha256(one) for one in files] for role, files in remote.items()}
-        return {
-            role if len(values) == 1 else f"{role}-{number}": value
-            for role, values in local.items()
-            for number, value in enumerate(values)
-        }
+        return {name: value for role, values in local.items() for name, value in _named(role, values)}
 
     def files(self) -> Files:
         """The local files, downloaded where there are none."""

@@ -135,10 +135,13 @@ class MathTrain(ExampleBuilder):
 
     @classmethod
     def source_files(cls, settings: DataSettings) -> Files:
-        """Returns the given file, or the folder's files called train* or math*, at any depth."""
+        """Returns the given file, or the folder's files called train* or math*, or all below its folder train."""
         if not settings.path:
             return {}
         path, hint = pathlib.Path(settings.path), f"{cls.HINT}, or leave it empty to download them"
+        original = sorted((path / "train").rglob("*.json"))
+        if original:
+            return {"train": tuple(original)}
         if path.is_dir() and not any(path.rglob("train*.*")):
             return {"train": files_below(path, "math", hint)}
         return {"train": files_below(path, "train", hint)}
