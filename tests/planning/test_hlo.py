@@ -24,7 +24,7 @@ TPU = """HloModule jit_run, is_scheduled=true
   %kernel = bf16[2,8]{1,0:T(8,128)(2,1)S(1)} custom-call(%p.2), custom_call_target="tpu_custom_call", frontend={
 "metadata":"{\\"block\\": 512}"
 }}, metadata={op_name="kernel"}
-  ROOT %all-gather.1 = bf16[16,8]{1,0} all-gather(%kernel), replica_groups=mesh['a'=2,'b'=4] {'a','b'}, metadata={op_name="weights"}
+  ROOT %ag.1 = bf16[16,8]{1,0} all-gather(%x), replica_groups=mesh['a'=2,'b'=4] {'a','b'}, metadata={op_name="weights"}
 }
 
 %cond.2 (p.3: (s32[], s32[])) -> pred[] {
