@@ -1,5 +1,6 @@
 """The loop of an evaluation: batch after batch is sampled, judged and stored; what is stored is not asked again."""
 
+import collections
 import dataclasses
 import sys
 from typing import Any, TextIO
@@ -60,13 +61,14 @@ def run(
     progress = console.Progress(total, "eval", asked, stream or sys.stdout, unit="sample")
     if done and processes.is_main():
         console.note(f"{store.samples} holds {asked} of {total} samples; going on from there", stream)
-    right: dict[str, int] = {}
+    stored = store.read() if done and processes.is_main() else []
+    right = collections.Counter(record["suite"] for record in stored if record["correct"])
     with jax.set_mesh(answering.mesh):
         for batch in batches[done:]:
             name = batch.task.suite.name
             records = _ask(batch, answering, judges[batch.task.suite.kind], rows_per_program, seed)
             asked += len(batch.rows)
-            right[name] = right.get(name, 0) + sum(record["correct"] for record in records)
+            right[name] += sum(record["correct"] for record in records)
             if processes.is_main():
                 store.append(records)
                 progress.update(asked, {"suite": name, "right": right[name]})
