@@ -114,10 +114,12 @@ def score_hidden(policy: llada.Policy, model: llada.Model, hidden: jax.Array, ta
         padded = jnp.pad(x, fill) if count * width > length else x
         return padded.reshape(batch, count, width, *x.shape[2:]).swapaxes(0, 1)
 
+    head = llada.head_weights(policy, model)  # gathered once, not for every chunk
+
     # Without the checkpoint the scan would keep every chunk's logits for the backward pass.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def one(carry: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, Scores]:
-        return carry, _score_logits(llada.head_logits(policy, model, chunk[0]), chunk[1])
+        return carry, _score_logits(llada.head_logits(head, model, chunk[0]), chunk[1])
 
     _, scores = jax.lax.scan(one, None, (split(hidden), split(targets)))
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(batch, count * width)[:, :length], scores)

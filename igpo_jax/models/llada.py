@@ -28,6 +28,7 @@ __all__ = [
     "cast",
     "forward",
     "head_logits",
+    "head_weights",
     "init",
     "param_table",
     "shardings",
@@ -97,11 +98,26 @@ def forward(
     return rms_norm(x, policy.params["ln_f"], config.rms_norm_eps)
 
 
-def head_logits(policy: Policy, model: Model, hidden: jax.Array) -> jax.Array:
+def head_weights(policy: Policy, model: Model) -> dict[str, jax.Array]:
+    """The head's weight, and bias if it has one, in the compute dtype, gathered over the fsdp axis.
+
+    Outside a loop over ``head_logits`` this gathers them once, where inside every round would.
+    """
+    tied = model.config.weight_tying
+    head = policy.params["wte"] if tied else policy.params["ff_out"]
+    gathered = {"weight": sharding.unsharded(head["weight"].astype(model.dtype), _head_axes(model))}
+    return gathered | {name: head[name].astype(model.dtype) for name in ("bias",) if name in head}
+
+
+def _head_axes(model: Model) -> tuple[str, str]:
+    return ("vocab", "embed") if model.config.weight_tying else ("embed", "vocab")
+
+
+def head_logits(policy: Policy | dict[str, jax.Array], model: Model, hidden: jax.Array) -> jax.Array:
     """Logits of final hidden states.
 
     Args:
-      policy: the weights.
+      policy: the weights, or ``head_weights`` of them.
       model: static description.
       hidden: (..., D) after the last norm, as ``forward`` returns them; split over a mesh in dimension 0 only.
 
@@ -109,21 +125,19 @@ def head_logits(policy: Policy, model: Model, hidden: jax.Array) -> jax.Array:
       (..., V) float32 with V = embedding_size; the product is in the compute dtype with float32 sums. Under a mesh the
       leading dimensions keep their sharding and the vocabulary is whole on every device.
     """
-    tied = model.config.weight_tying
-    head = policy.params["wte"] if tied else policy.params["ff_out"]
-    weight = sharding.unsharded(head["weight"].astype(model.dtype), ("vocab", "embed") if tied else ("embed", "vocab"))
+    head = head_weights(policy, model) if isinstance(policy, Policy) else policy
     # How the rows are split under a mesh: as dimension 0 of the hidden states is.
     rows = (*jax.typeof(hidden).sharding.spec[:-1], None)[0] if sharding.under_mesh() else None
     logits = jnp.einsum(
-        "nd,vd->nv" if tied else "nd,dv->nv",
+        "nd,vd->nv" if model.config.weight_tying else "nd,dv->nv",
         hidden.reshape(-1, hidden.shape[-1]),
-        weight,
+        head["weight"],
         precision=exact(model.dtype),
         preferred_element_type=jnp.float32,
         out_sharding=jax.P(rows, sharding.RULES["vocab"]) if sharding.under_mesh() else None,
     )
     if "bias" in head:
-        logits += head["bias"].astype(model.dtype)
+        logits += head["bias"]
     if not sharding.under_mesh():
         return logits.reshape(*hidden.shape[:-1], -1)
     whole = jax.reshard(logits, jax.P(rows, None))
