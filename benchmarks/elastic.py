@@ -39,6 +39,8 @@ from igpo_jax.rl import hints, packing
 WORKLOADS = ("hinted", "short", "hinted short")
 POLICIES = ("lockstep", "grouped", "compacted", "both")
 
+_SETTINGS = ("rows", "rows_per_program", "prompt", "length", "steps", "block_length", "rounds")
+
 CONFIG = llada.ModelConfig(
     d_model=64,
     n_layers=2,
@@ -68,7 +70,7 @@ def main() -> None:
     options = _options()
     sampler = denoise.Sampler(options.length, options.steps, options.block_length or options.length // 8, 1.2)
     policy = llada.Policy(jax.jit(llada.init, static_argnums=1)(jax.random.key(0), CONFIG))
-    report: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(options).items()}, "jax": jax.__version__}
+    report: dict[str, Any] = {"settings": {name: vars(options)[name] for name in _SETTINGS}, "jax": jax.__version__}
     report |= {"load_before": os.getloadavg(), "results": []}
     print(
         f"{'workload':13s} {'policy':10s} {'needed':>7s} {'paid':>7s} {'ratio':>6s} {'seconds':>8s}  a row needs, pays"
