@@ -215,7 +215,7 @@ class DiffusionModel(LM):
         tokens[:, : len(prompt)], mask[:, : len(prompt)] = prompt, True
         with jax.set_mesh(self._mesh):
             rows = sharding.shard_batch((tokens, mask), self._mesh)
-            done = denoise.denoise(self._policy, self._model, sampler, *rows, None)
+            done = denoise.denoise(self._policy, self._model, sampler, rows[0], rows[1], None)
         return sharding.to_host(done.tokens)[0].tolist() == list(answer)
 
 
