@@ -29,7 +29,7 @@ TPU_ASYNC_COLLECTIVES = (
 )
 
 #: On v5e they may also be fused with those products and stretch over several of them. For other chips libtpu 0.0.52
-#: refuses to compile with it (and warns of wrong results), although it knows the flags.
+#: refuses to compile with them, because results may be wrong; 0.0.42 compiled without a word.
 V5E_COLLECTIVE_FUSION = (
     "--xla_tpu_enable_async_collective_fusion=true",
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
