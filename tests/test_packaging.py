@@ -124,7 +124,8 @@ def test_the_wheel_holds_every_module(tmp_path):
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
-    shipped = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.suffix in (".py", ".json", ".txt", ".js", ".css")}
+    kinds = (".py", ".json", ".txt", ".js", ".css")
+    shipped = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.suffix in kinds}
     assert {n for n in shipped if n.startswith(("igpo_jax/", "convert/", "configs/"))} <= packed
 
 
