@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -212,7 +213,11 @@ class Checkpoints:
             draft.replace(self.directory / _SCORES)
 
     def restore(
-        self, abstract_state: Any, step: int | None = None, subset: bool = False
+        self,
+        abstract_state: Any,
+        step: int | None = None,
+        subset: bool = False,
+        newer: Mapping[str, jax.Array] | None = None,
     ) -> tuple[int, Any, dict[str, Any]] | None:
         """Reads the newest good checkpoint, or the one of ``step``.
 
@@ -225,6 +230,7 @@ class Checkpoints:
             where the leaf has none.
           step: the step to read instead of the newest.
           subset: read only the paths that ``abstract_state`` has, and allow the checkpoint to have more.
+          newer: by path, values of what the state did not have when older runs were saved.
 
         Returns:
           (step, state, extra), or None where there is no checkpoint at all.
@@ -241,7 +247,7 @@ class Checkpoints:
         for candidate in [step] if step is not None else reversed(steps):
             try:
                 with quiet_coroutines():
-                    arrays, extra = self._restore(candidate, wanted, subset)
+                    arrays, extra = self._restore(candidate, wanted, subset, newer or {})
             except UserError:
                 raise
             except Exception as error:  # what damage raises depends on the damaged file
@@ -260,8 +266,12 @@ class Checkpoints:
             )
         return None
 
-    def _restore(self, step: int, wanted: Any, subset: bool) -> tuple[Any, dict[str, Any]]:
+    def _restore(
+        self, step: int, wanted: Any, subset: bool, newer: Mapping[str, jax.Array]
+    ) -> tuple[Any, dict[str, Any]]:
         saved = self._manager.item_metadata(step)["state"].tree
+        added = {path: value for path, value in newer.items() if path not in saved}
+        wanted = {path: leaf for path, leaf in wanted.items() if path not in added}
         trees.check(saved, wanted, f"checkpoint {self.directory / str(step)}", subset)
         restored = self._manager.restore(
             step,
@@ -274,7 +284,7 @@ class Checkpoints:
                 extra=ocp.args.JsonRestore(),
             ),
         )
-        return restored["state"], restored["extra"]["extra"]
+        return {**restored["state"], **added}, restored["extra"]["extra"]
 
     def _retire(self, failures: dict[int, str]) -> None:
         if self.read_only or not failures:

@@ -56,7 +56,8 @@ class Stage:
 
     def restore(self, state: TrainState) -> tuple[int, TrainState]:
         """The step and state to go on from: the newest good checkpoint, or ``state`` itself."""
-        found = self._checkpoints.restore(_abstract(dataclasses.replace(state, frozen=None)))
+        newer = {name: getattr(state, name) for name in ("skipped", "skipped_in_a_row")}
+        found = self._checkpoints.restore(_abstract(dataclasses.replace(state, frozen=None)), newer=newer)
         if found is None:
             return 0, state
         step, restored, extra = found

@@ -200,6 +200,20 @@ def test_a_run_that_goes_back_drops_the_future_it_left(tmp_path):
         assert float(checkpoints.restore(tiny(0))[1]["w"][0]) == 30.0
 
 
+def test_what_older_runs_did_not_save_gets_its_value(tmp_path):
+    with Checkpoints(tmp_path, EVERY) as checkpoints:
+        checkpoints.save(1, tiny(1))
+        wanted, newer = tiny(0) | {"count": jnp.int32(0)}, {"count": jnp.int32(7)}
+        assert {k: v.tolist() for k, v in checkpoints.restore(wanted, newer=newer)[1].items()} == {
+            "w": [1.0] * 4,
+            "count": 7,
+        }
+        checkpoints.save(2, tiny(2) | {"count": jnp.int32(5)})
+        assert int(checkpoints.restore(wanted, newer=newer)[1]["count"]) == 5
+        with pytest.raises(UserError, match="missing from it: other"):
+            checkpoints.restore(wanted | {"other": jnp.int32(0)}, newer=newer)
+
+
 def test_part_of_a_state_can_be_read(tmp_path):
     state = make_state(3)
     with Checkpoints(tmp_path, EVERY) as checkpoints:
