@@ -62,7 +62,7 @@ def test_none_is_the_default():
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", None)
-    with pytest.raises(UserError, match="tracker.service is trackio.*pip install trackio"):
+    with pytest.raises(UserError, match=r"tracker\.service is trackio.*pip install trackio"):
         make_tracker(TrackerSettings(service="trackio"), "first", {}, {})
 
 
