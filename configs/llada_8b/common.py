@@ -51,10 +51,10 @@ class Hardware:
 
 #: Google counts the two cores of a v5p chip: 64 chips are its "v5p-128".
 HARDWARE = {
-    "v5e-64": Hardware(64, update_rows=8, sft_rows=4, long_rows=1, rollout_rows=8, remat="context"),
+    "v5e-64": Hardware(64, update_rows=8, sft_rows=4, long_rows=2, rollout_rows=8, remat="context"),
     "v5p-64": Hardware(64, update_rows=8, sft_rows=8, long_rows=2, rollout_rows=8, remat="qkv_context"),
     "v6e-8": Hardware(8, update_rows=4, sft_rows=2, long_rows=1, rollout_rows=16, remat="full"),
-    "v6e-64": Hardware(64, update_rows=8, sft_rows=4, long_rows=1, rollout_rows=8, remat="qkv_context"),
+    "v6e-64": Hardware(64, update_rows=8, sft_rows=4, long_rows=2, rollout_rows=8, remat="qkv_context"),
     "h100-8": Hardware(8, update_rows=8, sft_rows=4, long_rows=1, rollout_rows=32, remat="context"),
     "h100-64": Hardware(64, update_rows=8, sft_rows=8, long_rows=2, rollout_rows=8, remat="qkv_context"),
 }
