@@ -39,6 +39,9 @@ def main(command: cli.Command) -> int:
 
     compiling.check_layout(run, target)
     topology.check_compiler(target)
+    if reason := compiling.hopeless(run, target):
+        print(json.dumps({"fits": False, "reason": reason}) if command.flags.json else reason)
+        return 1
     if command.flags.search:
         run, tried = search.largest(run, target, _note)
         print("\n".join(tried), file=sys.stderr if command.flags.json else sys.stdout)

@@ -14,7 +14,7 @@ from igpo_jax.errors import UserError
 from igpo_jax.models import llada
 from igpo_jax.parallel.mesh import make_mesh, mesh_shape
 from igpo_jax.planning import hlo
-from igpo_jax.planning.estimate import Estimate, estimate, is_out_of_memory, without_place
+from igpo_jax.planning.estimate import GIB, Estimate, estimate, is_out_of_memory, on_one_device, without_place
 from igpo_jax.planning.programs import Abstract, Program, model_config, programs
 from igpo_jax.planning.record import plan_hash
 from igpo_jax.planning.report import advice
@@ -81,6 +81,31 @@ def open_plan(settings: RunSettings, topology: Topology) -> Abstract:
             f"max_sequence_length {config.max_sequence_length}; shorten one of them"
         )
     return Abstract(settings, llada.Model(config, settings.compute), mesh)
+
+
+def hopeless(settings: RunSettings, topology: Topology) -> str:
+    """One sentence where a run's arrays alone exceed a device, known from shapes without compiling; else empty.
+
+    Raises:
+      UserError: as ``open_plan``.
+    """
+    abstract = open_plan(settings, topology)
+    found = programs(abstract)
+    held = max(on_one_device((program.beside, program.optimizes)) for program in found) / GIB
+    if held <= topology.usable_gib:
+        return ""
+    shards = abstract.mesh.shape["data"] * abstract.mesh.shape["fsdp"]
+    # More parts or less kept for the backward pass cannot help here: only a smaller state or more devices can.
+    smallest = dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, remat="full"))
+    rows = {"rl": settings.rl.rollout.rows // shards, "sft": settings.sft.batch_size // shards}
+    for stage, parts in rows.items():
+        changed = dataclasses.replace(getattr(smallest, stage), micro_batches=max(1, parts))
+        smallest = dataclasses.replace(smallest, **{stage: changed})
+    return (
+        f"it cannot fit on {topology.name}: parameters, optimizer state, reference and policy alone take {held:.1f} "
+        f"GiB of each device's {topology.usable_gib:g}; first change to try: "
+        f"{advice(smallest, ['update' if settings.rl.steps else 'sft update'], shards)}"
+    )
 
 
 def make_plan(

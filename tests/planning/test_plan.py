@@ -88,6 +88,20 @@ def test_rollout_traffic_is_the_weights_once_a_forward(here):
     assert a_matrix_weight * blocks <= result.traffic.by_kind["all-gather"] <= a_matrix_weight * 1.1 * (blocks + ends)
 
 
+def test_a_state_that_exceeds_the_device_needs_no_compiler(here, monkeypatch):
+    """Master, two moments, reference and policy, each in float32: 20 bytes for each of 8.0156 billion parameters."""
+    chips = jax.devices("cpu")[:4]
+    monkeypatch.setattr(compiling, "open_devices", lambda _: chips)
+    settings = rl_only(
+        dataclasses.replace(
+            SETTINGS, model=dataclasses.replace(SETTINGS.model, shape="llada_8b"), mesh=MeshSettings(data=1, fsdp=4)
+        )
+    )
+    reason = compiling.hopeless(settings, topology.parse("v5e:2x2"))
+    assert "take 37.3 GiB of each device's 15.75" in reason and "--config.rl.lora.rank=128" in reason
+    assert not compiling.hopeless(settings, topology.parse("v5p:2x2x1"))
+
+
 def test_what_has_no_place_says_so(here, monkeypatch):
     """A compiler's refusal is a plan, not an error; the shortfall is in its message."""
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 40.50G of 31.25G hbm. Exceeded by 9.25G."
