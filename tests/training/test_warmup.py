@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from igpo_jax.diffusion import denoise
 from igpo_jax.errors import UserError
 from igpo_jax.parallel import clock
 from igpo_jax.training import rl_stage
@@ -30,6 +31,8 @@ def counts():
 @pytest.fixture(scope="module")
 def run(compiled_once, tmp_path_factory):
     """What a run compiled: in all, and from the first batch of RL on; and the run."""
+    # What other tests have compiled is forgotten: it would not be compiled again.
+    denoise._denoise.clear_cache()
     before, at_first_batch = counts(), []
     with pytest.MonkeyPatch.context() as patch:
         real = rl_stage.RlLoop.gather
