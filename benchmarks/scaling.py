@@ -107,6 +107,7 @@ def plot(plans: Mapping[int, Mapping[str, Any]], kind: str, target: pathlib.Path
         axis.plot(list(found), links, ":", marker="s", label="links alone")
         axis.set(xscale="log", xlabel=f"{kind} devices, {ROWS} rows each", ylabel="seconds", title=title)
         axis.set_xticks(list(found), [str(n) for n in found])
+        axis.minorticks_off()
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
     figure.savefig(target, dpi=90)
