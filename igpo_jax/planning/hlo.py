@@ -10,8 +10,9 @@ _END = re.compile(r"^\}(?:[,\s]|$)")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
 _SHAPE = re.compile(r"\b(?P<type>pred|[suf]\d+|bf16|c64|c128|f8\w+|s4|u4)\[(?P<sizes>[\d,]*)\]")
 _OPCODE = re.compile(r"(?:^|[\s})\]])(?P<opcode>[a-z][a-z0-9\-]*)\(")
-_CALLS = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_CALLS = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TWO_BRANCHES = re.compile(r"\b(?:true_computation|false_computation)=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r"^[su]\d+\[\](?:\{[^}]*\})? constant\((-?\d+)\)")
 _GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
@@ -119,8 +120,18 @@ def _walk(
         # A started operation and its update and end name the same computation: it runs once.
         if instruction.opcode in ("async-update", "async-done"):
             continue
-        for called in _called(instruction):
-            yield from _walk(computations, called, inner, devices, unknown_trips, above | {name})
+
+        def inside(called: str, inner: float = inner) -> list[Sent]:
+            return list(_walk(computations, called, inner, devices, unknown_trips, above | {name}))
+
+        # Of a conditional's branches one runs: the dearest is taken.
+        yield from max(map(inside, _branches(instruction)), key=_total, default=[])
+        for called in _CALLS.findall(instruction.rest):
+            yield from inside(called)
+
+
+def _total(sent: list[Sent]) -> float:
+    return sum(one.total for one in sent)
 
 
 def _kind(opcode: str) -> str | None:
@@ -128,11 +139,11 @@ def _kind(opcode: str) -> str | None:
     return base if base in COLLECTIVES else None
 
 
-def _called(instruction: _Instruction) -> list[str]:
-    """Computations that an instruction runs; a reduction's own little function among them does no harm."""
+def _branches(instruction: _Instruction) -> list[str]:
+    """Computations of which a conditional runs one, in either of the two ways in which XLA writes them."""
     branches = _BRANCHES.search(instruction.rest)
     names = [name.strip().lstrip("%") for name in branches[1].split(",")] if branches else []
-    return names + _CALLS.findall(instruction.rest)
+    return names + _TWO_BRANCHES.findall(instruction.rest)
 
 
 def _trips(computations: dict[str, list[_Instruction]], loop: _Instruction, unknown: int) -> int:

@@ -99,3 +99,50 @@ def test_a_compiled_program_of_this_machine():
         text = jax.jit(run).lower(x, weights).compile().as_text()
     sent = [one for one in hlo.collectives(text, 8) if one.kind == "all-gather"]
     assert sum(one.total for one in sent) == 6 * 64 * 64 * 4 * 7 / 8
+
+
+BRANCHES = """HloModule jit_choose
+
+%narrow (p.1: bf16[4,8]) -> bf16[4,16] {
+  %p.1 = bf16[4,8]{1,0} parameter(0)
+  ROOT %ag.1 = bf16[4,16]{1,0} all-gather(%p.1), replica_groups={{0,1}}
+}
+
+%wide (p.2: bf16[4,8]) -> bf16[4,32] {
+  %p.2 = bf16[4,8]{1,0} parameter(0)
+  ROOT %ag.2 = bf16[4,32]{1,0} all-gather(%p.2), replica_groups={{0,1}}
+}
+
+ENTRY %main (p.3: bf16[4,8]) -> bf16[4,32] {
+  %p.3 = bf16[4,8]{1,0} parameter(0)
+  ROOT %chosen = bf16[4,32] conditional(%index, %p.3, %p.3), CALLED
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "called",
+    ["branch_computations={%wide, %narrow}", "true_computation=%narrow, false_computation=%wide"],
+)
+def test_of_a_conditionals_branches_the_dearest_counts(called):
+    (sent,) = hlo.collectives(BRANCHES.replace("CALLED", called), 2)
+    assert sent.shape == "bf16[4,32]" and sent.total == 4 * 32 * 2 / 2
+
+
+def test_a_switch_compiled_here_counts_once():
+    mesh = make_mesh(MeshSettings(data=1, fsdp=2), jax.devices()[:2])
+
+    def project(width):
+        def run(x, weight):
+            return x[:, :width] @ sharding.constrain(weight, ("length", "length"))[:width]
+
+        return run
+
+    def choose(index, x, weight):
+        return jax.lax.switch(index, [project(4), project(8)], x, weight)
+
+    with jax.set_mesh(mesh):
+        x, weight = jnp.ones((4, 8)), jax.device_put(jnp.ones((8, 16)), sharding.named(mesh, ("embed", "length")))
+        text = jax.jit(choose).lower(0, x, weight).compile().as_text()
+    gathered = [one for one in hlo.collectives(text, 2) if one.kind == "all-gather"]
+    assert text.count(" all-gather(") + text.count("all-gather-start(") > len(gathered) == 1
