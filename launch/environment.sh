@@ -59,12 +59,20 @@ run_pip() {
         return
     fi
     if grep -qE 'No space left' "$log"; then
-        fail "the disk is full: the environment needs about 2 GB under $venv."
+        fail "the disk is full: the environment needs about 2 GB under $venv, and several GB more with the cuda extra."
     elif grep -qE 'NewConnectionError|NameResolutionError|Failed to establish|ConnectTimeout|ReadTimeout|ProxyError|Connection(Reset)?Error' "$log"; then
         fail "the Python package index could not be reached (no network, or a proxy that pip has not been told about); try again once 'pip download pip' works. Details: $log"
     fi
     tail -n 5 "$log" >&2
     fail "pip could not install the dependencies (its last lines are above, the rest in $log)."
+}
+
+# What pip downloads for an extra, and for how long where that is known.
+download_of() {
+    case "$1" in
+    cuda) printf 'several GB' ;;
+    *) printf 'one to five minutes, about 0.5 GB' ;;
+    esac
 }
 
 install_project() {
@@ -100,7 +108,7 @@ prepare_locked() {
             extra="test"
         fi
     fi
-    printf 'Setting up %s with Python %s (once; one to five minutes, about 0.5 GB to download) ...\n' "$venv" "$version" >&2
+    printf 'Setting up %s with Python %s (once; %s to download) ...\n' "$venv" "$version" "$(download_of "$extra")" >&2
     [ "$lock" != none ] || printf 'No lock file is used for Python %s: the newest versions that pyproject.toml allows are taken.\n' "$version" >&2
     mkdir -p "$venv" || fail "$venv cannot be created; set IGPO_VENV to a folder that can be written."
     printf 'unfinished\n' >"$state" || fail "$venv cannot be written; set IGPO_VENV to another folder."

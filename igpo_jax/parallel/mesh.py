@@ -46,12 +46,21 @@ def make_mesh(settings: MeshSettings | None = None, devices: Sequence[jax.Device
       UserError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = mesh_shape(settings or MeshSettings(), len(devices))
+    shape = mesh_shape(settings or MeshSettings(), len(devices), virtual=devices[0].platform == "cpu")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
 
 
-def mesh_shape(settings: MeshSettings, count: int) -> tuple[int, int, int]:
-    """Devices along each axis of the mesh over ``count`` devices; UserError where the sizes do not multiply to it."""
+def mesh_shape(settings: MeshSettings, count: int, virtual: bool = False) -> tuple[int, int, int]:
+    """Devices along each axis of the mesh over ``count`` devices.
+
+    Args:
+      settings: sizes per axis.
+      count: devices.
+      virtual: whether they are parts of a CPU, whose number is a choice.
+
+    Raises:
+      UserError: the sizes do not multiply to ``count``.
+    """
     sizes = [getattr(settings, name) for name in AXES]
     fixed = math.prod(size for size in sizes if size != -1)
     if count % fixed or (-1 not in sizes and fixed != count):
@@ -59,6 +68,7 @@ def mesh_shape(settings: MeshSettings, count: int) -> tuple[int, int, int]:
         raise UserError(
             f"mesh ({found}) needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices but found {count}; "
             "set one axis to -1 or choose sizes whose product is the device count"
+            + ("; cpu_devices is how many the CPU is split into" if virtual else "")
         )
     data, fsdp, tensor = (count // fixed if size == -1 else size for size in sizes)
     return data, fsdp, tensor

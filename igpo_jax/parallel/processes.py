@@ -10,6 +10,8 @@ import importlib.util
 import json
 import os
 import socket
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,10 +28,8 @@ from igpo_jax.parallel import watchdog
 HEARTBEAT_SECONDS = 60
 #: Seconds that the processes wait for each other at the start.
 START_SECONDS = 300
-_PATIENCE: dict[str, Any] = {
-    "initialization_timeout": START_SECONDS,
-    "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
-}
+#: Exit code of a process whose others did not come in time: it can be started again (EX_TEMPFAIL, as after SIGTERM).
+TRY_AGAIN = 75
 #: Environment variables that stand for the flags of the same meaning.
 VARIABLES = {"coordinator": "IGPO_COORDINATOR", "processes": "IGPO_PROCESSES", "process-id": "IGPO_PROCESS_ID"}
 
@@ -38,7 +38,8 @@ def initialize(coordinator: str = "", processes: int = 0, process_id: int = -1) 
     """Joins the other processes of the run; call it before anything starts the jax backend.
 
     With an address, all three arguments are needed. Without, TPU pods and ``srun`` are recognised by themselves, and
-    anywhere else the run has one process and nothing happens.
+    anywhere else the run has one process and nothing happens. Where the others do not come within ``START_SECONDS`` the
+    process ends, with exit code ``TRY_AGAIN``.
 
     Args:
       coordinator: ``HOST:PORT`` of process 0, the same on every process.
@@ -49,7 +50,7 @@ def initialize(coordinator: str = "", processes: int = 0, process_id: int = -1) 
       How many processes there are; on a TPU pod, where only the backend knows it, 1.
 
     Raises:
-      UserError: the three do not fit each other, or the others did not come in time.
+      UserError: the three do not fit each other, or jax refuses them.
     """
     coordinator, processes, process_id = _from_environment(coordinator, processes, process_id)
     _check(coordinator, processes, process_id)
@@ -63,7 +64,7 @@ def initialize(coordinator: str = "", processes: int = 0, process_id: int = -1) 
     elif not coordinator and _has_tpu_chips():
         # Cloud TPU's metadata server knows whether there are other hosts, and jax asks it; without one there are none.
         with contextlib.suppress(ValueError):
-            jax.distributed.initialize(**_PATIENCE)
+            _meet()
     return max(1, processes)
 
 
@@ -117,15 +118,41 @@ def _has_tpu_chips() -> bool:
 
 
 def _join(**who: Any) -> None:
-    """Starts ``jax.distributed``; what goes wrong becomes one sentence."""
+    """Meets the others; what jax says against it becomes one sentence."""
     try:
-        jax.distributed.initialize(**who, **_PATIENCE)
+        _meet(**who)
     except (RuntimeError, ValueError, jax.errors.JaxRuntimeError) as error:
         where = who.get("coordinator_address", "the cluster's coordinator")
         raise UserError(
             f"the processes could not join at {where} ({str(error).splitlines()[0][:200]}); check that all of them "
             "run, with the same address and count and each with a number of its own"
         ) from error
+
+
+def _meet(**who: Any) -> None:
+    """Starts ``jax.distributed``, and ends the process with one sentence where the others do not come in time.
+
+    jax would not raise an error then, but abort with a stack trace, so its own time is a minute longer.
+    """
+    timer = threading.Timer(START_SECONDS, _give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **who, initialization_timeout=START_SECONDS + 60, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+        )
+    finally:
+        timer.cancel()
+
+
+def _give_up() -> None:
+    print(
+        f"error: the other processes did not come within {START_SECONDS} seconds; start all of them again with the same "
+        "command, each with the same address and count and a number of its own",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(TRY_AGAIN)
 
 
 def is_main() -> bool:

@@ -30,8 +30,13 @@ def test_mesh_on_some_devices():
 
 @pytest.mark.parametrize("settings", [MeshSettings(fsdp=3), MeshSettings(2, 2, 1), MeshSettings(16, 1, 1)])
 def test_mesh_that_does_not_fit_names_both_numbers(settings):
-    with pytest.raises(UserError, match=r"devices but found 8;"):
+    with pytest.raises(UserError, match=r"devices but found 8;.*; cpu_devices is how many the CPU is split into$"):
         make_mesh(settings)
+
+
+def test_devices_that_are_not_here_are_no_parts_of_a_cpu():
+    with pytest.raises(UserError, match=r"found 8; set one axis to -1 or choose sizes whose product is the device count$"):
+        mesh_lib.mesh_shape(MeshSettings(fsdp=3), 8)
 
 
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"fsdp": -2}, {"data": -1, "fsdp": -1}])

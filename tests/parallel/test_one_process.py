@@ -1,5 +1,10 @@
 """On one process nothing is joined, agreed or gathered; addresses are checked before anything starts."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import types
 
 import jax
@@ -8,6 +13,7 @@ import pytest
 
 from igpo_jax.errors import UserError
 from igpo_jax.parallel import mesh, processes
+from igpo_jax.training import stopping
 
 NOWHERE = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS")
 
@@ -116,6 +122,18 @@ def test_a_meeting_that_fails_is_one_sentence(joined, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(UserError, match=r"could not join at localhost:1 \(DEADLINE_EXCEEDED: barrier\)"):
         processes.initialize("localhost:1", 2, 0)
+
+
+def test_a_process_that_waits_in_vain_leaves_with_one_sentence():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    code = "from igpo_jax.parallel import processes; processes.START_SECONDS = 1; processes.initialize(%r, 2, 0)"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code % address], env=environment, capture_output=True, text=True)
+    assert done.returncode == processes.TRY_AGAIN == stopping.EXIT_CODES[signal.SIGTERM]
+    assert done.stderr.startswith("error: the other processes did not come within 1 seconds; start all of them again")
+    assert done.stderr.count("\n") == 1
 
 
 def grid(owners, tensor=1):
