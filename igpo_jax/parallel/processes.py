@@ -147,8 +147,8 @@ def _meet(**who: Any) -> None:
 
 def _give_up() -> None:
     print(
-        f"error: the other processes did not come within {START_SECONDS} seconds; start all of them again with the same "
-        "command, each with the same address and count and a number of its own",
+        f"error: the other processes did not come within {START_SECONDS} seconds; start all of them again with the "
+        "same command, each with the same address and count and a number of its own",
         file=sys.stderr,
         flush=True,
     )

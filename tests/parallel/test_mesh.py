@@ -35,7 +35,7 @@ def test_mesh_that_does_not_fit_names_both_numbers(settings):
 
 
 def test_devices_that_are_not_here_are_no_parts_of_a_cpu():
-    with pytest.raises(UserError, match=r"found 8; set one axis to -1 or choose sizes whose product is the device count$"):
+    with pytest.raises(UserError, match=r"found 8; set .* whose product is the device count$"):
         mesh_lib.mesh_shape(MeshSettings(fsdp=3), 8)
 
 
