@@ -8,14 +8,16 @@ Each cell is a JSON file in benchmarks/results/plan, written when it is done: th
 """
 
 import argparse
-import json
 import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 from igpo_jax import cli, settings
+from igpo_jax.errors import UserError
 from igpo_jax.planning import record, report
 from igpo_jax.training.run_settings import RunSettings
 
@@ -56,10 +58,10 @@ def make(cell: str) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1) or not done.stdout:  # a traceback also ends with 1
         raise SystemExit(f"error: {' '.join(command)} ended with {done.returncode}")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    partial = FOLDER / f"{cell}.partial"
-    partial.write_text(json.dumps(json.loads(done.stdout), indent=1) + "\n")
-    partial.rename(FOLDER / f"{cell}.json")
+    try:
+        record.write(done.stdout, FOLDER / f"{cell}.json")
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def rows() -> list[tuple[str, ...]]:

@@ -29,7 +29,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 import numpy as np
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit("error: this compares with PyTorch, which is not installed; run: pip install '.[torch]'")
 
 from benchmarks import torch_llada
 from igpo_jax.diffusion import denoise, noise

@@ -10,7 +10,6 @@ NVLink domain; beyond, the network adapters carry what leaves it.
 """
 
 import argparse
-import json
 import pathlib
 import subprocess
 import sys
@@ -22,6 +21,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from igpo_jax.errors import UserError
 from igpo_jax.planning import record, report
 
 FOLDER = pathlib.Path(__file__).parent / "results" / "plan"
@@ -65,10 +67,10 @@ def make(kind: str, size: str) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1) or not done.stdout:
         raise SystemExit(f"error: {' '.join(command)} ended with {done.returncode}")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    partial = path(kind, size).with_suffix(".partial")
-    partial.write_text(json.dumps(json.loads(done.stdout), indent=1) + "\n")
-    partial.rename(path(kind, size))
+    try:
+        record.write(done.stdout, path(kind, size))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def stored(kind: str) -> dict[int, Mapping[str, Any]]:

@@ -54,8 +54,9 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """Roofline of one outer step without a second round, or of one SFT update."""
-        return sum(program.runs * program.seconds for program in self.programs)
+        """Roofline of one outer step without a second round; of one SFT update where a run has no RL."""
+        parts = [program for program in self.programs if program.name != "sft update"] or self.programs
+        return sum(program.runs * program.seconds for program in parts)
 
 
 def check_layout(settings: RunSettings, topology: Topology) -> None:

@@ -45,11 +45,18 @@ def to_json(plan: Any) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
-def write(plan: Any, path: pathlib.Path) -> None:
-    """Writes a cell; the file appears whole or not at all."""
+def write(text: str, path: pathlib.Path) -> None:
+    """Stores what ``plan --json`` printed; the file appears whole or not at all.
+
+    Raises:
+      UserError: the config cannot fit, so nothing was compiled and there is no plan.
+    """
+    values = json.loads(text)
+    if "programs" not in values:
+        raise UserError(f"{path.stem} has no plan: {values['reason']}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(to_json(plan))
+    partial.write_text(json.dumps(values, indent=1) + "\n")
     partial.rename(path)
 
 
@@ -62,7 +69,7 @@ def read(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a plan ({error}); make it again with --json or --table") from error
+        raise UserError(f"{path} cannot be read as a plan ({error}); make it again with plan --json") from error
     if not isinstance(values, dict) or "programs" not in values or "plan_hash" not in values:
-        raise UserError(f"{path} holds no plan; make it again with --json or --table")
+        raise UserError(f"{path} holds no plan; make it again with plan --json")
     return values

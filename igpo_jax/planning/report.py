@@ -16,13 +16,17 @@ def render(plan: Mapping[str, Any]) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items())
     head = [
         f"{plan['config'] or 'config'} on {plan['topology']}: {plan['devices']} x {plan['device_kind']}, mesh {mesh}",
-        f"{plan['parameters'] / 1e9:.3f}B parameters, {plan['attention']} attention; {compilers}",
+        f"{_count(plan['parameters'])} parameters, {plan['attention']} attention; {compilers}",
         "",
     ]
     programs = plan["programs"]
     parts = [*head, table(_memory_rows(programs, plan["hbm_gib"])), ""]
     parts += [table(_speed_rows(programs)), "", table(_traffic_rows(programs)), "", _closing(plan)]
     return "\n".join(parts)
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.3f}B" if parameters >= 1e8 else f"{parameters / 1e6:.3f}M"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -101,9 +105,10 @@ def seconds(value: float) -> str:
 def _closing(plan: Mapping[str, Any]) -> str:
     """The verdict, with the change to try first where there is no place."""
     lines = []
-    whole = sum(program["runs"] * program["seconds"] for program in plan["programs"])
-    what = "one update" if len(plan["programs"]) == 1 else "one outer step (a second round comes on top)"
-    lines.append(f"Roofline of {what}: {seconds(whole)} s, if computing, memory and links overlap without a gap.")
+    names = [program["name"] for program in plan["programs"]]
+    what = "one outer step (a second round comes on top)" if "update" in names else f"one {names[0]}"
+    took = seconds(plan["step_seconds"])
+    lines.append(f"Roofline of {what}: {took} s, if computing, memory and links overlap without a gap.")
     if plan["fits"]:
         tightest = min(plan["programs"], key=lambda program: program["headroom"])
         lines.append(f"It fits: {tightest['name']} has the least headroom, {tightest['headroom']:.2f} GiB.")

@@ -15,10 +15,10 @@ from igpo_jax.parallel.xla_flags import GPU_MEMORY
 
 #: Kind -> the slices it is sold in. TPUs by the chips along each axis of the torus, GPUs by hosts x GPUs of a host.
 SLICES: dict[str, tuple[str, ...]] = {
-    "v5e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v5e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"),
-    "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
-    "h100": ("1x8", "2x8", "4x8", "8x8", "16x8", "32x8"),
+    "v6e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "h100": ("1x1", "1x2", "1x4", "1x8", "2x8", "4x8", "8x8", "16x8", "32x8"),
 }
 
 #: Kind -> (module that brings the compiler, the pip line that installs it).

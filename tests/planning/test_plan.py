@@ -181,6 +181,14 @@ def test_hash_follows_what_decides_and_nothing_else():
     assert record.plan_hash(larger) != record.plan_hash(SETTINGS)
 
 
+def test_a_stored_plan_is_read_back_and_a_verdict_is_none(tmp_path):
+    record.write('{"programs": [], "plan_hash": "a"}', tmp_path / "new" / "cell.json")
+    assert record.read(tmp_path / "new" / "cell.json") == {"programs": [], "plan_hash": "a"}
+    with pytest.raises(UserError, match="small has no plan: it cannot fit"):
+        record.write('{"fits": false, "reason": "it cannot fit"}', tmp_path / "small.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
 def test_a_file_that_is_no_plan(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     for name in ("a.json", "missing.json"):

@@ -24,7 +24,7 @@ def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(UserError) as error:
         topology.parse(name)
     assert f"'{name}'" in str(error.value)
-    assert "v5p:2x2x1" in str(error.value) and "h100:1x8" in str(error.value) and "\n" not in str(error.value)
+    assert "v5p:2x2x1" in str(error.value) and "h100:1x1, 1x2" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_links_of_a_torus():
