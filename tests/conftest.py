@@ -34,3 +34,9 @@ def golden():
 def golden_dir() -> pathlib.Path:
     """The folder with the golden checkpoints ``tiny_llada`` and ``tiny_llada_sharded``."""
     return DATA / "golden"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests start first: workers take whole files, and a long one at the end would run alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
