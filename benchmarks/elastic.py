@@ -6,8 +6,10 @@
 The counts follow from the schedule; without --counts-only every policy also runs, must come to the same counts and the
 same tokens, and is timed.
 
-Policies: "lockstep" fills programs in the order of arrival; "grouped" puts rows of like need together, as rollouts do;
-"compacted" is lockstep whose unfinished rows move into a smaller program between blocks; "both" compacts groups.
+Policies: "lockstep" fills programs in the order of arrival, all rows of which work on the same block; in "own pace"
+every row goes on to its next block when it is through with its own (``sampler.pace``); "grouped" does so with rows of
+like need together, as rollouts do; "compacted" is lockstep whose unfinished rows move into a smaller program between
+blocks.
 
 Workloads: "hinted" rows have 20 to 60% of the chunks of a solution as hints; "short" ones have no hints and end in EOS
 behind 20 to 100% of the canvas; "hinted short" are both. A fresh model writes no EOS of its own, so what stands behind
@@ -37,7 +39,7 @@ from igpo_jax.models import llada
 from igpo_jax.rl import hints, packing
 
 WORKLOADS = ("hinted", "short", "hinted short")
-POLICIES = ("lockstep", "grouped", "compacted", "both")
+POLICIES = ("lockstep", "own pace", "grouped", "compacted")
 
 _SETTINGS = ("rows", "rows_per_program", "prompt", "length", "steps", "block_length", "rounds")
 
@@ -130,10 +132,15 @@ def _rows(workload: str, options: argparse.Namespace, sampler: denoise.Sampler) 
     return Rows(prompts, canvases, foreseen)
 
 
+def _rows_apart(name: str) -> bool:
+    """Whether the rows of a program may be in different blocks."""
+    return name in ("own pace", "grouped")
+
+
 def _programs(name: str, rows: Rows, largest: int) -> list[np.ndarray]:
     """Row numbers of each program."""
     order = np.arange(len(rows.prompts))
-    if name in ("grouped", "both"):
+    if name == "grouped":
         packs = packing.pack(rows.foreseen.tolist(), (largest,))
         order = np.concatenate([np.asarray(pack.rows) for pack in packs])
     return np.split(order, len(order) // largest)
@@ -146,9 +153,12 @@ def _counts(name: str, sampler: denoise.Sampler, rows: Rows, largest: int) -> di
     sizes, paid = packing.bucket_sizes(largest, 1), 0
     for part in _programs(name, rows, largest):
         size = len(part)
+        if _rows_apart(name):
+            paid += size * int(needs[part].sum(axis=1).max())
+            continue
         for block in range(sampler.blocks):
             active = int(needs[part, block:].any(axis=1).sum())
-            if name in ("compacted", "both") and active:
+            if name == "compacted" and active:
                 size = next((one for one in sizes if active <= one < size), size)
             paid += size * int(needs[part, block].max())
     return {"needed": int(needs.sum()), "paid": paid}
@@ -159,7 +169,8 @@ def _measure(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Counts and the fastest time of one policy, and the tokens in the order of arrival."""
     programs = _programs(name, rows, options.rows_per_program)
-    run = _compacted if name in ("compacted", "both") else _whole
+    run = _compacted if name == "compacted" else _whole
+    sampler = dataclasses.replace(sampler, pace="row" if _rows_apart(name) else "block")
     times = []
     for timed in range(options.rounds + 1):  # the first one compiles
         tokens = np.empty_like(rows.canvases)

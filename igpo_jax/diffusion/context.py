@@ -1,12 +1,14 @@
-"""What stays the same over all denoising steps."""
+"""What stays the same over all denoising steps, and how a block of it is read and written."""
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from igpo_jax.diffusion.layout import Row
 from igpo_jax.diffusion.noise import Noise
 from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.models import llada
+from igpo_jax.parallel.sharding import constrain
 
 
 @flax.struct.dataclass
@@ -39,5 +41,20 @@ class Context:
 
 
 def block_of(context: Context, x: jax.Array, start: jax.Array) -> jax.Array:
-    """The active block ``x[:, start : start + K]`` of an array (B, C or longer, ...)."""
-    return jax.lax.dynamic_slice_in_dim(x, start, context.sampler.block_length, axis=1)
+    """The active block ``x[:, start : start + K]`` of an array (B, C or longer, ...); ``start`` is () or (B,)."""
+    length = context.sampler.block_length
+    if start.ndim == 0:
+        return jax.lax.dynamic_slice_in_dim(x, start, length, axis=1)
+    columns = start[:, None] + jnp.arange(length, dtype=start.dtype)
+    found = jnp.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1, mode="clip")
+    # A gather over a batch of one row loses the batch's layout.
+    return constrain(found, ("batch", *[None] * (x.ndim - 1)))
+
+
+def put_block(x: jax.Array, block: jax.Array, start: jax.Array) -> jax.Array:
+    """``x`` (B, C) with the active block replaced by ``block`` (B, K); ``start`` is () or (B,)."""
+    if start.ndim == 0:
+        return jax.lax.dynamic_update_slice_in_dim(x, block, start, axis=1)
+    place = jnp.arange(x.shape[1], dtype=start.dtype) - start[:, None]
+    spread = constrain(jnp.take_along_axis(block, jnp.clip(place, 0, block.shape[1] - 1), axis=1), ("batch", None))
+    return jnp.where((place >= 0) & (place < block.shape[1]), spread, x)

@@ -1,9 +1,10 @@
 """The denoising loop: one compiled program that turns prompts, and hints where there are any, into completions.
 
-Blocks are scanned from left to right. Within a block a while loop predicts every masked token, reveals the most
-confident ones as the transfer schedule says, and stops at the last step in which some row reveals something, so no
-forward is spent on a step without effect. The LM head sees the active block only. Nothing about prompts, hints or
-noise changes a shape, and a row's result does not depend on the rows beside it (eos_exit="batch" excepted).
+Every row completes its blocks from left to right. A step predicts every masked token of a row's active block and
+reveals the most confident ones as the transfer schedule says; steps that would reveal nothing are left out. Rows move
+on alone (``sampler.pace``), so rows with many hints are done early, or together, in a scan over blocks whose steps go
+on until the slowest row is through; tokens are the same. The LM head sees active blocks only. Nothing about prompts,
+hints or noise changes a shape, and a row's result does not depend on the rows beside it (eos_exit="batch" excepted).
 
 References: LLaDA ``generate.py``; IGPO (arXiv 2509.10396) ``generate_inpainting`` for hints that stay fixed.
 """
@@ -14,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from igpo_jax.diffusion import schedule
+from igpo_jax.diffusion import pace, schedule
 from igpo_jax.diffusion.begin import Array, Inputs, begin, checked
 from igpo_jax.diffusion.context import Context
 from igpo_jax.diffusion.noise import Noise
@@ -76,6 +77,9 @@ def denoise(
 @functools.partial(jax.jit, static_argnames=("model", "sampler"))
 def _denoise(policy: llada.Policy, inputs: Inputs, *, model: llada.Model, sampler: Sampler) -> Denoised:
     context, state = begin(policy, inputs, model, sampler)
+    if sampler.rows_apart:
+        state, forwards, needed = pace.denoise_rows(context, state)
+        return Denoised(state.tokens, state.reveal_step, forwards, needed, None)
     state, needed = jax.lax.scan(
         lambda state, block: denoise_block(context, state, block), state, jnp.arange(sampler.blocks, dtype=jnp.int32)
     )

@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from igpo_jax.errors import UserError
+from igpo_jax.parallel.sharding import under_mesh
 
 _GUMBEL, _UNIFORM, _TOKEN = 0, 1, 2  # the draws of one step must not share bits
 
 
 class Noise(Protocol):
-    """What the denoising loop asks of a source of noise; implementations are pytrees."""
+    """What the denoising loop asks of a source of noise; implementations are pytrees.
+
+    ``step`` is () int32, or (B,) where rows are at different steps.
+    """
 
     def gumbel(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Standard Gumbel draws (B, K, V) float32 for the active block at denoising step ``step``."""
@@ -71,10 +75,10 @@ class KeyNoise:
 
         _check_rows(self.keys, shape)
 
-        def row(key: jax.Array) -> jax.Array:
+        def row(key: jax.Array, step: jax.Array) -> jax.Array:
             return jax.random.bits(_step_key(key, step, _GUMBEL), shape[1:], jnp.uint32)
 
-        return gumbel_from_bits(jax.vmap(row)(self.keys))
+        return gumbel_from_bits(jax.vmap(row)(self.keys, _per_row(self.keys, step)))
 
     def uniform(self, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Uniform draws (B, K) float32 in [0, 1); see Noise."""
@@ -87,10 +91,16 @@ class KeyNoise:
     def _uniforms(self, step: jax.Array, shape: tuple[int, ...], draw: int) -> jax.Array:
         _check_rows(self.keys, shape)
 
-        def row(key: jax.Array) -> jax.Array:
+        def row(key: jax.Array, step: jax.Array) -> jax.Array:
             return jax.random.uniform(_step_key(key, step, draw), shape[1:], jnp.float32)
 
-        return jax.vmap(row)(self.keys)
+        return jax.vmap(row)(self.keys, _per_row(self.keys, step))
+
+
+def _per_row(keys: jax.Array, step: jax.Array) -> jax.Array:
+    """``step`` of each row (B,), laid out as the keys are."""
+    steps = jnp.broadcast_to(step, keys.shape)
+    return jax.reshard(steps, jax.typeof(keys).sharding.spec) if under_mesh() else steps
 
 
 def _check_rows(keys: jax.Array, shape: tuple[int, ...]) -> None:
@@ -128,4 +138,10 @@ def _recorded(draws: jax.Array | None, name: str, step: jax.Array, shape: tuple[
     if draws is None or draws.shape[1:] != shape:
         found = "nothing" if draws is None else f"draws of shape {draws.shape[1:]} a step"
         raise UserError(f"RecordedNoise.{name} holds {found}, but the sampler asks for shape {shape} at every step")
+    if jnp.ndim(step):
+        return jax.vmap(_at_step, in_axes=(1, 0))(draws, step)
+    return _at_step(draws, step)
+
+
+def _at_step(draws: jax.Array, step: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(draws, step, axis=0, keepdims=False)

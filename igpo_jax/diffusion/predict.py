@@ -25,8 +25,8 @@ def predict(
     Args:
       context: what stays the same.
       canvas: (B, C) int32.
-      start: () int32, first position of the block.
-      step: () int32, number of the step in the whole schedule; it keys the draws.
+      start: () or (B,) int32, first position of the block.
+      step: () or (B,) int32, number of the step in the whole schedule; it keys the draws.
       masked: (B, K) bool, masks of the block.
 
     Returns:

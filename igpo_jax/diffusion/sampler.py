@@ -14,6 +14,10 @@ EOS_EXITS = ("row", "batch", "none")
 #: How many steps a block with hints gets, see schedule.block_steps.
 STEP_BUDGETS = ("schedule", "open_masks")
 
+#: "row": a row goes on to its next block as soon as its own steps are done, so a program runs as many steps as its
+#: slowest row needs in all. "block": all rows work on the same block, and each block takes its slowest row's steps.
+PACES = ("row", "block")
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
@@ -28,6 +32,7 @@ class Sampler:
     cfg_scale: float = 0.0  #: classifier-free guidance w: logits u + (w + 1)(c - u); 0 is off, else two passes a step
     eos_exit: str = "row"  #: what an all-EOS block ends, see EOS_EXITS
     step_budget: str = "schedule"  #: steps of blocks with hints; "open_masks" takes fewer, which changes results
+    pace: str = "row"  #: what rows with hints wait for, see PACES; tokens are the same
     forbid_mask: bool = True  #: never draw the mask token; off, a drawn mask stays a mask, as in the reference
     suppress_eos_logits: bool = False  #: never draw EOS
     suppress_eos_confidence: bool = False  #: reveal EOS (and eot_token_id) last: their confidence is 0
@@ -39,6 +44,7 @@ class Sampler:
         check_choice("sampler.selection", self.selection, SELECTIONS)
         check_choice("sampler.eos_exit", self.eos_exit, EOS_EXITS)
         check_choice("sampler.step_budget", self.step_budget, STEP_BUDGETS)
+        check_choice("sampler.pace", self.pace, PACES)
         for field in ("length", "steps", "block_length"):
             if getattr(self, field) < 1:
                 raise UserError(f"sampler.{field} is {getattr(self, field)}, expected a positive number")
@@ -76,6 +82,11 @@ class Sampler:
     def steps_per_block(self) -> int:
         """Denoising steps that the schedule gives to each block."""
         return self.steps // self.blocks
+
+    @property
+    def rows_apart(self) -> bool:
+        """Whether rows may be in different blocks: not where a step's record or exit is of all rows together."""
+        return self.pace == "row" and self.eos_exit != "batch" and not self.record
 
     @classmethod
     def llada(cls, **changes: Any) -> "Sampler":

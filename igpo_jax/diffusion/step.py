@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from igpo_jax.diffusion import selection
-from igpo_jax.diffusion.context import Context, block_of
+from igpo_jax.diffusion.context import Context, block_of, put_block
 from igpo_jax.diffusion.predict import predict
 from igpo_jax.diffusion.sampler import Sampler
 from igpo_jax.parallel.sharding import constrain
@@ -64,8 +64,8 @@ def denoise_step(context: Context, state: State, start: jax.Array, step: jax.Arr
     Args:
       context: what stays the same.
       state: before the step.
-      start: () int32, first position of the block.
-      step: () int32, number of the step in the whole schedule; it keys the draws.
+      start: () int32, first position of the block; or (B,), each row's own.
+      step: () int32, number of the step in the whole schedule, which keys the draws; or (B,), each row's own.
       counts: (B,) int32.
 
     Returns:
@@ -76,11 +76,12 @@ def denoise_step(context: Context, state: State, start: jax.Array, step: jax.Arr
     choice, confidence = predict(context, state.tokens, start, step, masked)
     choice, confidence = jnp.where(masked, choice, block), jnp.where(masked, confidence, -jnp.inf)
     revealed = selection.top_k_mask(confidence, counts) & masked
-    tokens = _put_block(state.tokens, jnp.where(revealed, choice, block), start)
+    tokens = put_block(state.tokens, jnp.where(revealed, choice, block), start)
     # A drawn mask token leaves its position as it was, so no step has revealed it.
-    steps = jnp.where(revealed & (choice != context.mask_id), step, block_of(context, state.reveal_step, start))
+    now = revealed & (choice != context.mask_id)
+    steps = jnp.where(now, step[..., None], block_of(context, state.reveal_step, start))
     trace = _record(state.trace, step, Trace(tokens, choice, confidence, revealed, jnp.bool_(True)))
-    return State(tokens, _put_block(state.reveal_step, steps, start), trace)
+    return State(tokens, put_block(state.reveal_step, steps, start), trace)
 
 
 def exit_at_eos(context: Context, state: State, start: jax.Array, open_masks: jax.Array) -> State:
@@ -92,8 +93,8 @@ def exit_at_eos(context: Context, state: State, start: jax.Array, open_masks: ja
     Args:
       context: what stays the same.
       state: after the block.
-      start: () int32, first position of the block.
-      open_masks: (B,) int32, masks in the block before its first step.
+      start: () int32, first position of the block; or (B,), each row's own.
+      open_masks: (B,) int32, masks in the block before its first step; 0 for rows that are not at its end.
     """
     rule = context.sampler.eos_exit
     if rule == "none":
@@ -106,10 +107,6 @@ def exit_at_eos(context: Context, state: State, start: jax.Array, open_masks: ja
         finished = jnp.broadcast_to(finished, all_eos.shape)
     fill = (state.tokens == context.mask_id) & finished[:, None]
     return State(jnp.where(fill, context.eos_id, state.tokens), state.reveal_step, state.trace)
-
-
-def _put_block(x: jax.Array, block: jax.Array, start: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(x, block, start, axis=1)
 
 
 def _record(trace: Trace | None, step: jax.Array, entry: Trace) -> Trace | None:

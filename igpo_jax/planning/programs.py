@@ -187,7 +187,7 @@ def _rollout(abstract: Abstract, adapters: lora.LoraSettings, kept: Any, rows: i
         runs=runs,
         rows=rows,
         flops=passes * flops.forward_flops(config, rows, length, sampler.block_length, adapters),
-        unknown_trips=sampler.steps_per_block,
+        unknown_trips=sampler.steps if sampler.rows_apart else sampler.steps_per_block,
         passes=passes,
         logits=float(passes * rows * sampler.block_length * config.embedding_size),
         beside=kept,

@@ -34,7 +34,7 @@ def bucket_sizes(largest: int, multiple: int, levels: int = 4) -> tuple[int, ...
 def pack(needs: Sequence[int], sizes: Sequence[int], places: int = 0) -> list[Pack]:
     """Sorts rows by the forwards they need and cuts them into programs.
 
-    A lockstep batch pays for its slowest row, so rows of like need travel together: the expensive programs first.
+    A batch pays for its slowest row, so rows of like need travel together: the expensive programs first.
 
     Args:
       needs: forwards each row needs.

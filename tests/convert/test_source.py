@@ -216,20 +216,25 @@ def test_the_hugging_face_reader_refuses_several_dtypes_too(small):
 
 def test_training_starts_from_any_kind(small, model):
     """The field of the training settings that names a checkpoint goes through the same door."""
+    from igpo_jax.diffusion.sampler import Sampler
     from igpo_jax.training import run
     from igpo_jax.training.run_settings import ModelSettings, RunSettings
 
     class Ids:
         mask_id, eos_id, vocab_size = SMALL.mask_token_id, SMALL.eos_token_id, SMALL.vocab_size
 
+    def settings(folder):
+        sampler = Sampler(length=32, block_length=32, steps=16, temperature=1.0)
+        return RunSettings(model=ModelSettings(checkpoint=str(folder)), prompt_length=16, sampler=sampler)
+
     mesh = make_mesh(MeshSettings(data=4, fsdp=2))
     for folder in (small, model):
-        config, params = run._model(RunSettings(model=ModelSettings(checkpoint=str(folder))), Ids(), mesh)
+        config, params = run._model(settings(folder), Ids(), mesh)
         assert config == SMALL
         same_arrays(params, random_params(SMALL))
     edit_json(model / "config.json", mask_token_id=3)
     with pytest.raises(UserError, match="has mask_token_id 3, but the tokenizer's is 19"):
-        run._model(RunSettings(model=ModelSettings(checkpoint=str(model))), Ids(), mesh)
+        run._model(settings(model), Ids(), mesh)
 
 
 def test_run_settings_are_read_as_plain_json(tmp_path):

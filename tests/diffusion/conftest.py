@@ -115,6 +115,8 @@ class _PlainLoop:
                         needed[row] += 1
                         self._reveal(row, cells, count, block * self.sampler.steps_per_block + step)
             self._exit(cells, open_before)
+        if self.sampler.rows_apart:  # no row waits for another one's block
+            forwards = max(needed)
         return Loop(self.canvas, self.reveal_step, forwards, needed, self.gap)
 
     def _steps(self, open_masks):

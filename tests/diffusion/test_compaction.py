@@ -13,7 +13,7 @@ from igpo_jax.parallel import sharding
 
 ROWS, EOS, WORD = 8, 39, 7
 BIAS = np.where(np.arange(40) == EOS, 20, 0).astype(np.float32)  # whatever is free ends
-SAMPLER = denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0)
+SAMPLER = denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0, pace="block")
 
 
 @pytest.fixture(scope="module")

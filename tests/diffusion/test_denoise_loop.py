@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from igpo_jax.diffusion import denoise, draws, noise
+from igpo_jax.diffusion.sampler import PACES
 
 BATCH, WIDTH, VOCAB, EOS = 4, 5, 40, 39
 
@@ -29,6 +30,7 @@ SAMPLERS = (
 @dataclasses.dataclass(frozen=True)
 class Example:
     sampler: denoise.Sampler
+    pace: str
     seed: int
     hint_share: tuple[float, ...]  # of each row
     hint_with_eos: bool
@@ -42,6 +44,7 @@ def per_row(values):
 EXAMPLES = st.builds(
     Example,
     sampler=st.sampled_from(SAMPLERS),
+    pace=st.sampled_from(PACES),
     seed=st.integers(0, 2**31),
     hint_share=per_row([0.0, 0.3, 0.8, 1.0]),
     hint_with_eos=st.booleans(),
@@ -71,7 +74,7 @@ def inputs(example, prompts):
 @given(example=EXAMPLES)
 def test_equals_the_plain_loop(small, prompts, plain_loop, assert_same, example):
     policy, model = small
-    sampler = example.sampler
+    sampler = dataclasses.replace(example.sampler, pace=example.pace)
     tokens, valid, hints, gumbels, uniforms, pairs, bias = inputs(example, prompts)
     given_draws = (sampler.temperature, gumbels, uniforms, bias, pairs)
     loop = plain_loop(policy, model, sampler, tokens, valid, hints, *given_draws)

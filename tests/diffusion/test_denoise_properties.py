@@ -1,5 +1,7 @@
 """What holds for every denoising run: hints stay, masks go, rows are independent, no step is wasted."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,7 +128,7 @@ def test_a_result_does_not_depend_on_padding_or_neighbours(small):
 def test_forwards_without_any_reveal_are_not_run(small, batch):
     """Three steps a block; the fullest row leaves two, one and no mask, so three forwards are run instead of nine."""
     tokens, valid, _ = batch
-    sampler = denoise.Sampler(length=12, steps=9, block_length=4)
+    sampler = denoise.Sampler(length=12, steps=9, block_length=4, pace="block")
     hints = np.full((BATCH, 12), 5, np.int32)
     hints[0, [0, 3]] = -1
     hints[1, [1]] = -1
@@ -134,6 +136,20 @@ def test_forwards_without_any_reveal_are_not_run(small, batch):
     out = denoise.denoise(*small, sampler, tokens, valid, None, hints=hints)
     assert int(out.forwards) == 3
     np.testing.assert_array_equal(out.steps_needed, [2, 1, 1, 0, 0, 0])
+    apart = denoise.denoise(*small, dataclasses.replace(sampler, pace="row"), tokens, valid, None, hints=hints)
+    assert int(apart.forwards) == 2
+    np.testing.assert_array_equal(apart.tokens, out.tokens)
+
+
+def test_rows_at_their_own_pace_write_what_they_write_together(small, batch):
+    """Each row is in another block, and leaves it after another step: as many forwards as the slowest row needs."""
+    tokens, valid, hints = batch
+    apart = denoise.denoise(*small, SAMPLER, tokens, valid, keys(), hints=hints)
+    together = dataclasses.replace(SAMPLER, pace="block")
+    out = denoise.denoise(*small, together, tokens, valid, keys(), hints=hints)
+    for field in ("tokens", "reveal_step", "steps_needed"):
+        np.testing.assert_array_equal(getattr(apart, field), getattr(out, field))
+    assert int(apart.forwards) == max(np.asarray(out.steps_needed)) <= int(out.forwards)
 
 
 def test_the_open_masks_budget_spends_fewer_steps(small, batch):

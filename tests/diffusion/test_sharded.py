@@ -12,6 +12,7 @@ from igpo_jax.parallel import sharding
 
 BATCH, WIDTH, MASK = 8, 5, 38
 SAMPLERS = (
+    denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0),
     denoise.Sampler(length=12, steps=6, block_length=4, temperature=1.0, record=True),
     denoise.Sampler(length=8, steps=2, block_length=8, cfg_scale=0.5, selection="random", eos_exit="batch"),
 )
@@ -39,7 +40,7 @@ def sharded(small, mesh):
     return jax.device_put(policy, llada.Policy(llada.shardings(model.config, mesh))), model
 
 
-@pytest.fixture(scope="module", params=SAMPLERS, ids=["confidence", "guided"])
+@pytest.fixture(scope="module", params=SAMPLERS, ids=["own pace", "recorded", "guided"])
 def one_device(request, small, batch, plain_loop):
     """(sampler, result on one device), for an example without a decision that rounding could turn."""
     sampler = request.param
