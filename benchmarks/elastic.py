@@ -44,11 +44,11 @@ POLICIES = ("lockstep", "own pace", "grouped", "compacted")
 _SETTINGS = ("rows", "rows_per_program", "prompt", "length", "steps", "block_length", "rounds")
 
 CONFIG = llada.ModelConfig(
-    d_model=64,
+    d_model=128,
     n_layers=2,
-    n_heads=2,
-    n_kv_heads=2,
-    mlp_hidden_size=192,
+    n_heads=4,
+    n_kv_heads=4,
+    mlp_hidden_size=384,
     vocab_size=512,
     embedding_size=512,
     max_sequence_length=1024,
