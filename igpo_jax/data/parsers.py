@@ -1,6 +1,7 @@
 """One row of each source as text: which field is the question, where the answer stands, who wrote the solution."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -34,9 +35,11 @@ def text_field(row: dict[str, Any], field: str, place: str) -> str:
     """Returns a field as text without outer blanks; a number is written out.
 
     Raises:
-        UserError: the field is missing, empty, or neither text nor a number.
+        UserError: the field is missing, empty, or neither text nor a finite number.
     """
     value = row.get(field)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{place}: field '{field}' is {value}, expected text or a number; correct or remove the row")
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():

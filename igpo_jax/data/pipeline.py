@@ -148,6 +148,9 @@ def _stream(count: int, batch_size: int, seed: int) -> Any:
 
 
 _Row = tuple[Example, list[int], Trace]
+#: The settings that an error about a row names.
+_WIDTH_OF = {"prompt": "prompt_length", "completion": "sft.completion_length"}
+_RULE_OF = {"prompt": "long_prompts", "completion": "sft.long_completions"}
 
 
 class _Sorter:
@@ -189,7 +192,7 @@ class _Sorter:
         if self.rules[part] == "error":
             raise UserError(
                 f"the {part} of row {example.id} has {found} tokens, but {part}_length is {self.limits[part]};"
-                f" raise {part}_length, or set long_{part}s to 'drop' (test questions are never dropped)"
+                f" raise {_WIDTH_OF[part]}, or, where it is a row to learn from, set {_RULE_OF[part]} to 'drop'"
             )
         if self.rules[part] == "keep":
             self.cut += 1

@@ -71,7 +71,9 @@ def test_long_rows_follow_the_rule(words):
     assert [example.id for example in fewer.examples] == [
         row.id for row, length in zip(ROWS, prompts, strict=True) if length <= limit
     ]
-    with pytest.raises(UserError, match=r"the completion of row sft-\d+ has \d+ tokens, but completion_length is 12"):
+    with pytest.raises(
+        UserError, match=r"the completion of row sft-\d+ has \d+ tokens, but completion_length is 12; raise sft"
+    ):
         encode_examples(ROWS, PLAIN, words, 40, 12, long_completions="error")
     kept = encode_examples(ROWS, PLAIN, words, 40, 12, long_completions="keep")
     assert len(kept) == 30 and kept.report["completions_cut"] == sum(length > 11 for length in completions)

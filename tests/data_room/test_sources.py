@@ -75,6 +75,10 @@ def test_user_row():
         ({"question": " ", "answer": "1", "reasoning": "1"}, "field 'question' is missing or empty"),
         ({"question": "q", "answer": None, "reasoning": "1"}, "field 'answer' is missing or empty"),
         ({"question": "q", "answer": True, "reasoning": "1"}, "field 'answer' is a bool"),
+        (
+            {"question": "q", "answer": float("nan"), "reasoning": "nan"},
+            "field 'answer' is nan, expected text or a num",
+        ),
         ({"question": ["q"], "answer": "1", "reasoning": "1"}, "field 'question' is a list"),
         ({}, "field 'question' is missing or empty, expected text; the row has no field at all"),
     ],
@@ -103,6 +107,10 @@ def test_lines_keep_their_numbers(tmp_path):
     ("content", "message"),
     [
         (b'{"a": 1}\n{"a": \n', "a.jsonl line 2 is not JSON"),
+        (
+            rb'{"a": "\ud83d\ude00"}%c{"a": "\ud83d"}' % 10,
+            r"a.jsonl line 2 is not JSON \(an escape .* half a character\)",
+        ),
         (b"[1, 2]\n", "a.jsonl line 1 holds a list, expected an object"),
         (b"", "a.jsonl holds no rows"),
         (b"\n \n", "a.jsonl holds no rows"),
