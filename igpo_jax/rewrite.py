@@ -59,7 +59,7 @@ def main(command: cli.Command) -> int:
     given = command.flags
     fields: dict[str, Any] = {field.name: given[field.name].value for field in dataclasses.fields(RewriteSettings)}
     settings = RewriteSettings(**fields)
-    prompt, output = load_prompt(given.prompt), pathlib.Path(given.output)
+    prompt, output, key = load_prompt(given.prompt), pathlib.Path(given.output), _api_key(settings.api_key_env)
     examples = _rows(given.dataset, given.data, given.limit, output)
     identity = settings.fixed() | {"prompt_hash": prompt.hash, "prompt": prompt.text, "rows": _fingerprint(examples)}
     store = Store(output, identity)
@@ -68,7 +68,6 @@ def main(command: cli.Command) -> int:
             done = sum(row.id in store.decisions for row in examples)
             console.note(f"{len(examples)} rows, {done} decided already; prompt {prompt.hash}; {output}")
             progress = _Progress(examples, store, done)
-            key = os.environ.get(settings.api_key_env, "")
             stopped = Rewriting(examples, settings, prompt, store, judge, key, progress.step).run()
         summary = write_outputs(examples, settings, store, prompt.hash)
     finally:
@@ -79,10 +78,20 @@ def main(command: cli.Command) -> int:
     return 1 if summary["open"] else 0
 
 
+def _api_key(variable: str) -> str:
+    """The key of the environment, "" for none; one that no header can hold is refused without showing it."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"${variable} holds a character that no API key has; copy the key again, without line ends")
+    return key
+
+
 def _rows(name: str, path: str, limit: int, output: pathlib.Path) -> Sequence[Example]:
     """The rows to rewrite: the whole training side of a data set."""
     if name == "jsonl" and not path:
         raise UserError("--data is missing; pass a .jsonl file with the fields question, answer and reasoning")
+    if limit < 0:
+        raise UserError(f"--limit is {limit}, expected a number of rows, or 0 for all")
     data = DataSettings(
         name=name, path=path, sft_fraction=1.0, test_fraction=0.0, on_missing_answer="keep", on_shared_question="keep"
     )
@@ -121,7 +130,7 @@ def _print(summary: dict[str, Any], stopped: str, output: pathlib.Path) -> None:
     rows += [("open", summary["open"])] if summary["open"] else []
     rows += [("requests", summary["requests"]), ("of them failed", summary["failed_requests"])]
     rows += [("prompt tokens", summary["prompt_tokens"]), ("reply tokens", summary["reply_tokens"])]
-    rows += [("cost", f"{summary['cost']:.2f}")] if summary["cost"] else []
+    rows += [("cost", f"{summary['cost']:.{2 if summary['cost'] >= 1 else 4}f}")] if summary["cost"] else []
     if summary["words_after"]:
         rows += [
             ("median words before", f"{summary['words_before']['median']:g}"),
@@ -131,7 +140,8 @@ def _print(summary: dict[str, Any], stopped: str, output: pathlib.Path) -> None:
     if stopped:
         console.note(printable(f"not finished: {stopped}; the same command goes on where it was"))
     elif summary["open"]:
-        console.note(f"{summary['open']} rows got no usable reply; the same command asks for them again")
+        why = f"{summary['open']} rows got no usable reply ({summary['last_problem']})"
+        console.note(printable(f"{why}; the same command asks for them again"))
     console.note(f"the accepted rows are in {output / 'rewritten.jsonl'}, every reply in {output / 'replies.jsonl'}")
 
 

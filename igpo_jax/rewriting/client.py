@@ -13,6 +13,8 @@ import httpx2 as httpx
 _RETRY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 #: Answers that will be the same for every row.
 _FATAL = frozenset({401, 402, 403, 404, 405, 407})
+#: Shorter keys are what local servers are given ("x", "EMPTY"): no secrets, and they occur in any text.
+_SHORTEST_SECRET = 8
 #: Longest body that is read.
 _BODY_LIMIT = 8 << 20
 
@@ -114,8 +116,9 @@ class Client:
         return Reply("reply", text, reason, "", estimated_tokens(prompt), estimated_tokens(text), True)
 
     def _clean(self, text: str) -> str:
-        """The text without the API key, which some servers repeat in what they send."""
-        return text.replace(self._key, "[API key]") if self._key else text
+        """The text without the API key, which some servers repeat in what they send, and without halves of letters."""
+        text = text.encode(errors="replace").decode()
+        return text.replace(self._key, "[API key]") if len(self._key) >= _SHORTEST_SECRET else text
 
 
 def _retry_after(value: str) -> float:

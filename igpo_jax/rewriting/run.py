@@ -136,7 +136,7 @@ class Rewriting:
         reserved = estimated_tokens(prompt) + self._settings.max_tokens
         for attempt in range(self._settings.retries + 1):
             if not self._budget.reserve(reserved):
-                raise _Stop("the budget is spent (--max_requests, --max_total_tokens)")
+                raise _Stop("the budget is spent, raise --max_requests or --max_total_tokens to go on")
             reply = Reply("retry")
             try:
                 reply = await client.ask(prompt)

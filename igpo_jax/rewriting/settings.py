@@ -51,7 +51,7 @@ class RewriteSettings:
             _at_least(name, getattr(self, name), least)
         for name in ("backoff", "backoff_max", "max_requests", "max_total_tokens", "price_prompt", "price_reply"):
             _at_least(name, getattr(self, name), 0)
-        if self.timeout <= 0 or self.temperature < 0:
+        if not (self.timeout > 0 and self.temperature >= 0):
             raise UserError(
                 f"--timeout={self.timeout} and --temperature={self.temperature}, expected seconds above 0 and a "
                 "temperature of 0 or more"
@@ -67,7 +67,7 @@ class RewriteSettings:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
+    if not value >= least:  # nan is no number either
         raise UserError(f"--{name} is {value}, expected at least {least}")
 
 

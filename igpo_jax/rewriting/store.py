@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -59,6 +60,7 @@ class Store:
         """Stores what came back for a row, before anything is decided about it."""
         self.replies.setdefault(row, []).append(reply)
         _append(self._replies, {"id": row, **dataclasses.asdict(reply)})
+        os.fsync(self._replies.fileno())  # it was paid for; a decision can be made again
 
     def add_decision(self, row: str, decision: Decision) -> None:
         """Stores what became of a row."""

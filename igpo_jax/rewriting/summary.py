@@ -28,16 +28,7 @@ def write_outputs(
         The summary.
     """
     accepted = [row for row in examples if _reason(store, row) == ACCEPTED]
-    lines = [
-        {
-            "id": row.id,
-            "question": row.question,
-            "answer": row.answer,
-            "reasoning": store.decisions[row.id].reasoning,
-            "trace_source": f"rewritten:{settings.model}",
-        }
-        for row in accepted
-    ]
+    lines = [_line(row, store.decisions[row.id].reasoning, settings.model) for row in accepted]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_whole(store.folder / "rewritten.jsonl", text)
     before = [words_of(row.reasoning) for row in accepted]
@@ -48,6 +39,12 @@ def write_outputs(
     if accepted:
         plot_lengths(before, after, store.folder / "lengths.png")
     return summary
+
+
+def _line(row: Example, reasoning: str, model: str) -> dict[str, str]:
+    line = {"id": row.id, "question": row.question, "answer": row.answer, "reasoning": reasoning}
+    gold = {"gold": row.gold} if row.gold != row.answer else {}
+    return line | gold | {"trace_source": f"rewritten:{model}"}
 
 
 def _reason(store: Store, row: Example) -> str:
@@ -72,6 +69,7 @@ def _cost(settings: RewriteSettings, store: Store) -> dict[str, Any]:
     return {
         "requests": len(replies),
         "failed_requests": sum(r.kind != "reply" for r in replies),
+        "last_problem": next((r.problem for r in reversed(replies) if r.problem), ""),
         "prompt_tokens": prompt,
         "reply_tokens": reply,
         "requests_with_estimated_tokens": sum(r.estimated for r in replies),

@@ -137,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_echo(self, prompt):
         self.say(shortened(prompt).replace("<reasoning>", f"<reasoning>{self.headers.get('Authorization')} "))
 
+    def do_half(self, prompt):
+        self.say(shortened(prompt).replace("<reasoning>", "<reasoning>\ud83d"))
+
     def do_truncated(self, prompt):
         self.send(200, b'{"choices": [{"message": {"content": "<reaso')
 

@@ -61,6 +61,7 @@ def test_accepts_what_the_judge_accepts_and_says_why_not(tmp_path, capsys):
         "": "accepted",
         "[thinking]": "accepted",
         "[uncounted]": "accepted",
+        "[half]": "accepted",
         "[wrong]": "wrong_answer",
         "[untagged]": "no_tags",
         "[unboxed]": "no_answer",
@@ -76,14 +77,14 @@ def test_accepts_what_the_judge_accepts_and_says_why_not(tmp_path, capsys):
         assert server.keys == {""}
     assert decisions(output) == list(wanted.values())
     rows = lines(output / "rewritten.jsonl")
-    assert [row["answer"] for row in rows] == ["10", "11", "12"]
+    assert [row["answer"] for row in rows] == ["10", "11", "12", "13"]
     assert all(row["trace_source"] == "rewritten:small" for row in rows)
     assert rows[1]["reasoning"] == "10 + 1 = 11"
     summary = json.loads((output / "summary.json").read_text())
-    assert summary["accepted"] == 3 and summary["open"] == 0 and summary["rows"] == 10
+    assert summary["accepted"] == 4 and summary["open"] == 0 and summary["rows"] == 11
     assert sum(summary["rejected"].values()) == 7
-    assert summary["requests"] == 10 and summary["requests_with_estimated_tokens"] == 1
-    assert summary["cost"] == summary["reply_tokens"] > 8 * 20 - 1
+    assert summary["requests"] == 11 and summary["requests_with_estimated_tokens"] == 1
+    assert summary["cost"] == summary["reply_tokens"] > 9 * 20 - 1
     assert summary["words_after"]["median"] < summary["words_before"]["median"]
     assert (output / "lengths.png").read_bytes()[:4] == b"\x89PNG"
     assert "wrong answer" in capsys.readouterr().out
@@ -99,6 +100,14 @@ def test_tries_again_what_may_go_well_later(tmp_path, mark):
         assert sum(server.asked.values()) == int(mark[-2]) + 1
     assert decisions(output) == ["accepted"]
     assert [line["kind"] for line in lines(output / "replies.jsonl")] == ["retry"] * int(mark[-2]) + ["reply"]
+
+
+def test_what_the_judge_needs_is_passed_on(tmp_path):
+    data, output = tmp_path / "rows.jsonl", tmp_path / "out"
+    data.write_text('{"question": "q", "answer": "0.5", "gold": "1/2", "reasoning": "1 / 2 = 0.5"}\n')
+    with running() as server:
+        assert call(data, output, server.address) == 0
+    assert [(row["answer"], row["gold"]) for row in lines(output / "rewritten.jsonl")] == [("0.5", "1/2")]
 
 
 def test_waits_as_long_as_the_server_asks(tmp_path):
@@ -183,6 +192,29 @@ def test_the_key_reaches_the_server_and_nothing_else(tmp_path, capfd, monkeypatc
     assert KEY not in "".join(capfd.readouterr())
 
 
+def test_a_key_that_is_no_secret_changes_no_reply(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "1")
+    data, output = write_rows(tmp_path / "rows.jsonl", [""]), tmp_path / "out"
+    with running() as server:
+        assert call(data, output, server.address) == 0
+    assert lines(output / "rewritten.jsonl")[0]["reasoning"] == "10 + 0 = 10"
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY}é"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(tmp_path, capsys, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert call(write_rows(tmp_path / "rows.jsonl", [""]), tmp_path / "out", "http://127.0.0.1:9/v1") == 2
+    error = capsys.readouterr().err
+    assert "$OPENAI_API_KEY holds a character" in error and KEY not in error
+
+
+def test_says_what_went_wrong_where_rows_stay_open(tmp_path, capsys):
+    data, output = write_rows(tmp_path / "rows.jsonl", ["[500]"]), tmp_path / "out"
+    with running() as server:
+        assert call(data, output, server.address, "--retries=0") == 1
+    assert "1 rows got no usable reply (HTTP 500: internal error)" in capsys.readouterr().out
+
+
 def test_a_prompt_of_ones_own(tmp_path):
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("{words} words. {braces} stay.\nProblem:\n{question}\nLong solution:\n{reasoning}")
@@ -222,6 +254,8 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path, capsys, more, compl
         (["--concurrency=0"], "--concurrency is 0, expected at least 1"),
         (["--timeout=0"], "expected seconds above 0"),
         (["--prompt=nowhere.txt"], "--prompt=nowhere.txt cannot be read"),
+        (["--slack=nan"], "--slack is nan, expected at least 1"),
+        (["--limit=-1"], "--limit is -1, expected a number of rows"),
         (["--data="], "--data is missing"),
         (["--data=nowhere.jsonl"], "nowhere.jsonl"),
     ],
