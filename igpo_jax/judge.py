@@ -8,7 +8,7 @@ Usage:
 
 Cases have the fields ``gold``, ``answer`` (a whole completion) and ``equal``. ``--rejudge`` takes a run directory with
 ``rollouts/*.jsonl`` or an output folder of igpo_jax.evaluate; of the latter ``--write`` stores the new verdicts, scores
-and the judge's version. ``--kind=countdown`` or ``sudoku`` judges puzzles; an evaluation knows its kinds.
+and the judge's version. ``--kind=countdown`` or ``sudoku`` judges puzzles; runs and evaluations know their kinds.
 """
 
 import json
@@ -20,6 +20,7 @@ from absl import flags
 
 from igpo_jax import cli
 from igpo_jax.errors import UserError
+from igpo_jax.pages.text import printable
 from igpo_jax.rewards.extraction import Extraction, extract_answer
 from igpo_jax.rewards.pool import JudgePool, JudgeSettings
 from igpo_jax.rewards.verdict import Verdict, judge_one
@@ -32,7 +33,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("write", False, "Store the new verdicts of an evaluation.", flag_values=values)
     flags.DEFINE_string("gold", None, "The right answer, for one verdict explained.", flag_values=values)
     flags.DEFINE_string("answer", None, "The completion, or a bare answer, beside --gold.", flag_values=values)
-    flags.DEFINE_string("kind", "math", "What gold answers are: math, countdown or sudoku.", flag_values=values)
+    kinds = "What gold answers are: math, countdown or sudoku; empty = that of the run, else math."
+    flags.DEFINE_string("kind", "", kinds, flag_values=values)
     flags.DEFINE_integer("workers", 0, "Worker processes; 0 = one per core, at most 4.", flag_values=values)
 
 
@@ -47,7 +49,8 @@ def main(command: cli.Command) -> None:
     evaluated = folder is not None and (folder / "samples.jsonl").is_file()
     if given.write and not evaluated:
         raise UserError("--write stores the verdicts of an evaluation; pass --rejudge=OUT with samples.jsonl in OUT")
-    with JudgePool(JudgeSettings(workers=given.workers, kind=given.kind)) as pool:
+    kind = given.kind or (_kind_of_run(folder) if folder is not None and not evaluated else "math")
+    with JudgePool(JudgeSettings(workers=given.workers, kind=kind)) as pool:
         if given.cases is not None:
             judge_cases(pool, pathlib.Path(given.cases))
         elif folder is not None and evaluated:
@@ -67,7 +70,7 @@ def judge_cases(pool: JudgePool, path: pathlib.Path) -> None:
         if verdict.correct != row["equal"]:
             misses += 1
             wanted = "equal" if row["equal"] else "not equal"
-            note = f" ({row['note']})" if "note" in row else ""
+            note = f" ({_shown(str(row['note']))})" if "note" in row else ""
             print(f"{path}:{line}: intended {wanted}{note}; {_described(row['gold'], verdict)}")
     print(f"{len(rows) - misses} of {len(rows)} as intended{_stopped(verdicts)}")
 
@@ -88,6 +91,14 @@ def rejudge(pool: JudgePool, run: pathlib.Path) -> None:
         print(f"{path.name}: {counts}{_stopped(verdicts)}")
         totals = [total + part for total, part in zip(totals, (len(rows), before, now, changed), strict=True)]
     print("all: {} rollouts, {} correct before, {} now, {} changed".format(*totals))
+
+
+def _kind_of_run(run: pathlib.Path) -> str:
+    """The ``judge.kind`` of a training run's config.json; math where the folder has none."""
+    try:
+        return str(json.loads((run / "config.json").read_bytes())["judge"]["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "math"
 
 
 def rejudge_evaluation(pool: JudgePool, folder: pathlib.Path, write: bool) -> None:
@@ -132,7 +143,7 @@ def explain(pool: JudgePool, gold: str, text: str) -> None:
     verdict = pool.judge([(gold, text)])[0]
     print(f"gold    {_shown(gold)}")
     print(f"answer  {'none' if verdict.answer is None else _shown(verdict.answer)}  ({found.source})")
-    print(f"verdict {'equal' if verdict.correct else 'not equal'}: {verdict.reason}")
+    print(f"verdict {'equal' if verdict.correct else 'not equal'}: {printable(verdict.reason)}")
 
 
 def read_rows(path: pathlib.Path, fields: dict[str, Any]) -> list[dict[str, Any]]:
@@ -146,7 +157,7 @@ def read_rows(path: pathlib.Path, fields: dict[str, Any]) -> list[dict[str, Any]
         UserError: the file cannot be read, or a line is not an object with these fields.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().rstrip().splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); expected a file of JSON lines") from error
     rows = []
@@ -167,7 +178,7 @@ def read_rows(path: pathlib.Path, fields: dict[str, Any]) -> list[dict[str, Any]
 
 def _described(gold: str, verdict: Verdict) -> str:
     answer = "no answer" if verdict.answer is None else f"answer {_shown(verdict.answer)}"
-    return f"gold {_shown(gold)}, {answer}: {verdict.reason}"
+    return f"gold {_shown(gold)}, {answer}: {printable(verdict.reason)}"
 
 
 def _shown(text: str) -> str:

@@ -69,6 +69,22 @@ def test_rollouts_are_judged_again(capsys, tmp_path):
     assert out.splitlines()[-1] == "all: 3 rollouts, 1 correct before, 2 now, 1 changed"
 
 
+def test_a_run_knows_what_its_gold_answers_are(capsys, tmp_path):
+    puzzle = {"gold": "[[1, 2, 3], 7]", "completion": "\\boxed{1+2*3}", "correct": True}
+    write(tmp_path / "rollouts" / "000001.jsonl", puzzle)
+    write(tmp_path / "config.json", {"judge": {"kind": "countdown"}})
+    assert "1 correct before, 1 now, 0 changed" in run(capsys, f"--rejudge={tmp_path}")[1]
+    assert "1 correct before, 0 now, 1 changed" in run(capsys, f"--rejudge={tmp_path}", "--kind=math")[1]
+
+
+def test_nothing_that_a_model_wrote_reaches_the_terminal(capsys, tmp_path):
+    case = {"gold": "5", "answer": "\\boxed{5\x1b[31m}", "equal": True, "note": "\x1b[2J"}
+    path = write(tmp_path / "cases.jsonl", case)
+    path.write_text(path.read_text() + "\n\n")
+    said = run(capsys, f"--cases={path}")[1] + run(capsys, "--gold=5", "--answer=5\x1b[31m")[1]
+    assert "\x1b" not in said and "\\x1b[2J" in said and "0 of 1" in said
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
