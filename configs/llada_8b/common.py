@@ -34,7 +34,7 @@ class Hardware:
     """How a run is laid out on a number of equal devices, all of them on one FSDP axis.
 
     Full fine-tuning keeps 12 bytes for each of 8.0156 billion parameters (float32 master and both moments, 89.6 GiB),
-    4 for the reference and 4 to 8 for gradients: 2.8 GiB a device on 64 devices and 22.4 on 8, before activations.
+    2 for the reference and 4 to 8 for gradients: 2.6 GiB a device on 64 devices and 20.5 on 8, before activations.
     """
 
     devices: int  # TPU chips or GPUs

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from igpo_jax.errors import UserError
@@ -43,11 +44,49 @@ def make_mesh(settings: MeshSettings | None = None, devices: Sequence[jax.Device
       devices: devices to use, by default all of them.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or the data axis does not divide over TPU slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(settings or MeshSettings(), len(devices), virtual=devices[0].platform == "cpu")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+    return Mesh(arranged(shape, devices), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def arranged(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices in the shape of a mesh: neighbours on a torus beside each other, one TPU slice after the other.
+
+    ``jax.make_mesh`` refuses devices of several slices, and to jax every host of GPUs is a slice of its own: there the
+    order of the devices' numbers keeps a host's together.
+
+    Args:
+      shape: devices along each of ``AXES``.
+      devices: as many.
+
+    Raises:
+      UserError: the data axis does not divide over the TPU slices.
+    """
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    if devices[0].platform != "tpu" or len(slices) == 1:
+        return _whole_groups(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True))
+    if shape[0] % len(slices):
+        raise UserError(
+            f"mesh.data is {shape[0]}, which does not divide over the {len(slices)} slices of this run; make it a "
+            f"multiple of {len(slices)}, so that weights are split within a slice"
+        )
+    inside = (shape[0] // len(slices), *shape[1:])
+    return np.concatenate([arranged(inside, slices[index]) for index in sorted(slices)])
+
+
+def _whole_groups(grid: np.ndarray) -> np.ndarray:
+    """The devices of a mesh, those of each process in a row where its tensor groups would else lie in several."""
+    groups = grid.reshape(-1, grid.shape[-1])
+    if all(len({device.process_index for device in group}) == 1 for group in groups):
+        return grid
+    of_process: dict[int, list[jax.Device]] = {}
+    for device in grid.flat:
+        of_process.setdefault(device.process_index, []).append(device)
+    return np.asarray([device for own in of_process.values() for device in own]).reshape(grid.shape)
 
 
 def mesh_shape(settings: MeshSettings, count: int, virtual: bool = False) -> tuple[int, int, int]:
@@ -65,10 +104,10 @@ def mesh_shape(settings: MeshSettings, count: int, virtual: bool = False) -> tup
     fixed = math.prod(size for size in sizes if size != -1)
     if count % fixed or (-1 not in sizes and fixed != count):
         found = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+        there = f"{count}, virtual ones of this CPU (cpu_devices sets how many)" if virtual else f"{count}"
         raise UserError(
-            f"mesh ({found}) needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices but found {count}; "
+            f"mesh ({found}) needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices but found {there}; "
             "set one axis to -1 or choose sizes whose product is the device count"
-            + ("; cpu_devices is how many the CPU is split into" if virtual else "")
         )
     data, fsdp, tensor = (count // fixed if size == -1 else size for size in sizes)
     return data, fsdp, tensor

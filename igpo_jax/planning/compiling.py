@@ -103,8 +103,8 @@ def hopeless(settings: RunSettings, topology: Topology) -> str:
         changed = dataclasses.replace(getattr(smallest, stage), micro_batches=max(1, parts))
         smallest = dataclasses.replace(smallest, **{stage: changed})
     return (
-        f"it cannot fit on {topology.name}: parameters, optimizer state, reference and policy alone take {held:.1f} "
-        f"GiB of each device's {topology.usable_gib:g}; first change to try: "
+        f"it cannot fit on {topology.name}: parameters, optimizer state and reference alone take {held:.1f} GiB "
+        f"of each device's {topology.usable_gib:g}; first change to try: "
         f"{advice(smallest, ['update' if settings.rl.steps else 'sft update'], shards)}"
     )
 

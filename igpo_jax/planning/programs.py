@@ -150,16 +150,16 @@ def _rl(abstract: Abstract) -> list[Program]:
     optimizer, schedule = _optimizer(settings.optimizer, settings.updates)
     training = abstract.state(settings.lora, optimizer)
     policy = abstract.policy(settings.lora)
-    # Under LoRA the reference is the frozen base, which the state and the policy hold already; otherwise the starting
-    # parameters stay as they came, beside them the reference's compute copy while it scores.
-    start = None if settings.lora.rank else abstract.params()
+    # Under LoRA the reference is the frozen base, which the state and the policy hold already; otherwise it is a copy
+    # of the starting parameters in compute dtype. The policy that sampled is gone before the updates.
+    start = None if settings.lora.rank else abstract.policy()
     kept = (training, start)
     rows = settings.rollout.rows_per_program
     runs = math.ceil(settings.rollout.rows / rows)
     return [
         _rollout(abstract, settings.lora, kept, rows, runs),
-        _score(abstract, policy, (kept, None if settings.lora.rank else policy)),
-        _update(abstract, training, (start, policy), (optimizer, schedule)),
+        _score(abstract, policy, kept),
+        _update(abstract, training, start, (optimizer, schedule)),
     ]
 
 
@@ -276,7 +276,6 @@ def _sft(abstract: Abstract) -> Program:
         unknown_trips=1,
         passes=3 * settings.micro_batches,
         logits=2.0 * rows * length * model.config.embedding_size,
-        # The parameters that SFT starts from stay until the stage ends; under LoRA they are its frozen base.
-        beside=None if settings.lora.rank else abstract.params(),
+        beside=None,
         optimizes=(training.trainable, training.opt_state),
     )

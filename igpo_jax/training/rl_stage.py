@@ -20,15 +20,23 @@ from igpo_jax.training.accounting import Accounts
 from igpo_jax.training.files import spared_when_full
 from igpo_jax.training.run import Run
 from igpo_jax.training.stage_state import Stage, StageResult, floats, make_optimizer
-from igpo_jax.training.state import TrainState, create, merged_params, policy_of, reference_of
+from igpo_jax.training.state import TrainState, create, merged_params, policy_of, reference_of, release
 from igpo_jax.training.warmup import WarmUp
 
 
 def run_rl(run: Run, params: llada.Params) -> StageResult:
-    """IGPO (or its baseline) on the split "rl", from ``params``, which stay the reference throughout."""
+    """IGPO (or its baseline) on the split "rl", from ``params``, which are the reference throughout.
+
+    In full fine-tuning the reference is kept in compute dtype alone; ``params`` are gone afterwards where that is
+    another one.
+    """
     settings = run.settings.rl
     optimizer, schedule = make_optimizer(settings.optimizer, settings.updates)
     state = create(params, settings.lora, run.model.config, optimizer, jax.random.fold_in(run.key, 2), run.mesh)
+    reference = params
+    if state.frozen is None and run.model.dtype != jnp.float32:
+        reference = jax.jit(llada.cast, static_argnums=1)(llada.Policy(params), run.model).params
+        release(params)
     with contextlib.closing(Stage(run, run.settings.name, settings.steps)) as stage:
         start, state = stage.restore(state)
         for rows in (run.settings.name, f"{run.settings.name}/eval"):
@@ -37,7 +45,7 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
         stage.watch = _watch(run) if processes.is_main() else None
         # What was sampled ahead by older parameters is sampled again by newer ones where the run goes on.
         stage.only_on_schedule = bool(settings.stale_steps)
-        loop = RlLoop(run, params, optimizer, schedule, stage.accounts(settings.lora))
+        loop = RlLoop(run, reference, optimizer, schedule, stage.accounts(settings.lora))
         if start < settings.steps:
             loop.warm_up(state)
         progress = console.Progress(settings.steps, run.settings.name, start)
@@ -46,10 +54,10 @@ def run_rl(run: Run, params: llada.Params) -> StageResult:
             run.judge.begin(run.settings.name, step + 1)
             with stage.saved_if_stopped(step, state):
                 run.stop.point()
-                policy, gathered = loop.gather(state, step)
+                gathered = loop.gather(state, step)
                 loop.sample_ahead(state, step)
                 run.stop.point()
-            state, values = loop.learn(state, policy, gathered, step)
+            state, values = loop.learn(state, gathered, step)
             stage.add({name: values[name] for name in TABLE_MEANS} | {"steps": 1.0})
             stage.log(step + 1, values | loop.accounts.row())
             stage.check_finite(values)
@@ -89,6 +97,8 @@ class RlLoop:
         settings = run.settings.rl
         self.accounts = accounts
         self._ahead: tuple[llada.Policy, list[Question], rollout.Begun] | None = None
+        #: What sampled the rollout at hand, until it is scored: the updates have its memory.
+        self._behaviour: llada.Policy | None = None
         self._run, self._settings, self._start = run, settings, reference
         self._context = rollout.RolloutContext(
             run.sampler_context(run.settings.sampler.temperature, settings.rollout.rows_per_program),
@@ -103,8 +113,8 @@ class RlLoop:
         self._assemble = rl_step.make_update_batch(settings.objective)
         self._update = rl_step.make_rl_step(run.model, settings, optimizer, schedule)
 
-    def gather(self, state: TrainState, step: int) -> tuple[llada.Policy, rollout.Rollout]:
-        """The first half of outer step ``step``: the policy in compute dtype, and what it samples.
+    def gather(self, state: TrainState, step: int) -> rollout.Rollout:
+        """The first half of outer step ``step``: what the policy in compute dtype samples.
 
         Raises:
           Stopped: the run was asked to end; ``state`` is untouched, and verdicts so far are in the journal.
@@ -121,7 +131,8 @@ class RlLoop:
         # Both rounds, and the verdicts that were read back.
         gathered.stats["judge_timeouts"] = float(processes.agree_sum(np.int64(run.judge.timed_out)))
         run.judge.settle(gathered.rows.tokens, gathered.replaced)
-        return policy, gathered
+        self._behaviour = policy
+        return gathered
 
     def _policy(self, state: TrainState) -> llada.Policy:
         return self._cast(policy_of(state.trainable, state.frozen), self._run.model)
@@ -150,13 +161,14 @@ class RlLoop:
         asked = self._questions(step + 1)
         self._ahead = (policy, asked, rollout.begin(policy, asked, step + 1, self._context))
 
-    def learn(
-        self, state: TrainState, policy: llada.Policy, gathered: rollout.Rollout, step: int
-    ) -> tuple[TrainState, dict[str, float]]:
+    def learn(self, state: TrainState, gathered: rollout.Rollout, step: int) -> tuple[TrainState, dict[str, float]]:
         """The second half: scores and inner updates."""
         run, settings = self._run, self._settings
         with self.accounts.phase("score"):
+            policy, self._behaviour = self._behaviour, None
+            assert policy is not None, "gather comes first"
             batch, kept, score_values = self._scored(policy, state, gathered, step)
+            del policy
         with self.accounts.phase("update"):
             outcomes = []
             for _ in range(settings.inner_updates):

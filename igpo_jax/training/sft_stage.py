@@ -15,7 +15,7 @@ from igpo_jax.training import sft as sft_step
 from igpo_jax.training.prepared_data import sft_batches
 from igpo_jax.training.run import Run
 from igpo_jax.training.stage_state import Stage, StageResult, floats, make_optimizer
-from igpo_jax.training.state import TrainState, create, merged_params
+from igpo_jax.training.state import TrainState, create, merged_params, release
 from igpo_jax.training.warmup import WarmUp
 
 
@@ -27,6 +27,8 @@ def run_sft(run: Run, params: llada.Params) -> StageResult:
     settings, batches = run.settings.sft, sft_batches(run.settings, run.encoded["sft"])
     optimizer, schedule = make_optimizer(settings.optimizer, settings.steps)
     state = create(params, settings.lora, run.model.config, optimizer, jax.random.fold_in(run.key, 1), run.mesh)
+    if state.frozen is None:
+        release(params)  # the state has its own copy
     with contextlib.closing(Stage(run, "sft", settings.steps)) as stage:
         start, state = stage.restore(state)
         run.log.truncate("sft", start)

@@ -60,6 +60,12 @@ def compile_update(step: Callable[..., tuple[TrainState, dict[str, jax.Array]]])
     return CompiledUpdate(step)
 
 
+def release(params: llada.Params) -> None:
+    """Frees the device memory of parameters that nobody reads again, whoever still names them."""
+    for leaf in jax.tree.leaves(params):
+        leaf.delete()
+
+
 def policy_of(trainable: Any, frozen: Any) -> llada.Policy:
     """The policy that a forward pass takes; under LoRA the base and the adapters side by side."""
     if frozen is None:
@@ -68,7 +74,7 @@ def policy_of(trainable: Any, frozen: Any) -> llada.Policy:
 
 
 def reference_of(state: TrainState, start: Any) -> llada.Policy:
-    """The reference policy: the base without adapters under LoRA (costs nothing), else the starting parameters."""
+    """The reference policy: the base without adapters under LoRA (costs nothing), else ``start``."""
     return llada.Policy(params=start if state.frozen is None else state.frozen)
 
 

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import pytest
 from jax.sharding import AxisType
@@ -30,13 +32,49 @@ def test_mesh_on_some_devices():
 
 @pytest.mark.parametrize("settings", [MeshSettings(fsdp=3), MeshSettings(2, 2, 1), MeshSettings(16, 1, 1)])
 def test_mesh_that_does_not_fit_names_both_numbers(settings):
-    with pytest.raises(UserError, match=r"devices but found 8;.*; cpu_devices is how many the CPU is split into$"):
+    with pytest.raises(UserError, match=r"devices but found 8, virtual ones of this CPU \(cpu_devices sets how many\); "):
         make_mesh(settings)
 
 
 def test_devices_that_are_not_here_are_no_parts_of_a_cpu():
     with pytest.raises(UserError, match=r"found 8; set .* whose product is the device count$"):
         mesh_lib.mesh_shape(MeshSettings(fsdp=3), 8)
+
+
+def devices_of(platform, slices, hosts, local):
+    """Stand-ins with what decides an order: hosts (processes) of each slice, devices of each host in two rows."""
+    found = []
+    for number in range(slices * hosts * local):
+        process, here = divmod(number, local)
+        index, host = divmod(process, hosts)
+        coords = (2 * host + here % 2, here // 2, 0)
+        device = {"id": number, "process_index": process, "slice_index": index, "coords": coords, "core_on_chip": 0}
+        found.append(types.SimpleNamespace(platform=platform, device_kind=f"a {platform}", **device))
+    return found
+
+
+def test_hosts_of_gpus_are_slices_to_jax_and_one_mesh_to_us():
+    """jax numbers the hosts of a GPU cluster as slices, and its own make_mesh refuses more than one."""
+    shuffled = sorted(devices_of("gpu", 4, 1, 8), key=lambda device: device.id % 3)
+    grid = mesh_lib.arranged((1, 32, 1), shuffled)
+    assert grid.shape == (1, 32, 1) and [device.id for device in grid.flat] == list(range(32))
+
+
+def test_tpu_slices_are_a_data_axis_of_single_slices():
+    grid = mesh_lib.arranged((4, 4, 1), devices_of("tpu", 2, 2, 4))
+    assert grid.shape == (4, 4, 1)
+    assert [{device.slice_index for device in row.flat} for row in grid] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(UserError, match=r"mesh\.data is 1, which does not divide over the 2 slices.*multiple of 2"):
+        mesh_lib.arranged((1, 16, 1), devices_of("tpu", 2, 2, 4))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 8, 1), (1, 8, 2), (2, 2, 4)])
+def test_any_shape_of_a_slice_keeps_a_tensor_group_in_one_process(shape):
+    """Four hosts of 2 x 2 chips in a row: axes may share a side of the torus, groups of four are a host's."""
+    grid = mesh_lib.arranged(shape, devices_of("tpu", 1, 4, 4))
+    assert grid.shape == shape and len({device.id for device in grid.flat}) == 16
+    for group in grid.reshape(-1, shape[-1]):
+        assert len({device.process_index for device in group}) == 1
 
 
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"fsdp": -2}, {"data": -1, "fsdp": -1}])
