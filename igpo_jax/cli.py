@@ -108,7 +108,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues, requires: Sequence[str]
     return Command(config, pathlib.Path(workdir), file, applied, values)
 
 
-_EXAMPLES = {"config": "configs/quickstart.py:igpo", "workdir": "runs/first"}
+_EXAMPLES = {"config": "configs/quickstart.py:igpo", "workdir": "runs/first", "topology": "v6e:8x8"}
 
 
 _COMMON = {"config": "Config file, with its variant after a colon.", "workdir": "Folder that the run writes to."}

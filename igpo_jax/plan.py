@@ -22,7 +22,12 @@ from igpo_jax import cli, settings
 def define(values: flags.FlagValues) -> None:
     """Declares the command's own flags."""
     flags.DEFINE_string("topology", "", "What to plan for, as in v6e:8x8 or h100:8x8.", flag_values=values)
-    flags.DEFINE_bool("search", False, "Find the most rows at a time that fit in an update.", flag_values=values)
+    flags.DEFINE_bool(
+        "search",
+        False,
+        "Find the most rows at a time that fit in an update (RL's, or SFT's where there is no RL), and plan that.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("json", False, "Print the plan as JSON and nothing else.", flag_values=values)
 
 
@@ -42,10 +47,12 @@ def main(command: cli.Command) -> int:
     if reason := compiling.hopeless(run, target):
         print(json.dumps({"fits": False, "reason": reason}) if command.flags.json else reason)
         return 1
+    overrides = dict(command.overrides)
     if command.flags.search:
         run, tried = search.largest(run, target, _note)
         print("\n".join(tried), file=sys.stderr if command.flags.json else sys.stdout)
-    plan = compiling.make_plan(run, target, command.config_file, command.overrides, _note)
+        overrides |= search.parts(run)
+    plan = compiling.make_plan(run, target, command.config_file, overrides, _note)
     text = record.to_json(plan)
     print(text.rstrip() if command.flags.json else report.render(json.loads(text)))
     return 0 if plan.fits else 1
@@ -56,4 +63,4 @@ def _note(line: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define=define, requires=("config", "topology"))
+    cli.run(main, define=define, requires=("config", "topology"), common=("config",))

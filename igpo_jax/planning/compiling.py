@@ -165,7 +165,8 @@ def compile_one(program: Program, abstract: Abstract, topology: Topology) -> tup
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return without_place(program, abstract, topology, error, time.perf_counter() - started), ""
+            seconds = time.perf_counter() - started
+            return without_place(program, abstract, topology, error, lowered.in_avals, seconds), ""
         text = _text(compiled, pathlib.Path(folder))
     seconds = time.perf_counter() - started
     sent = None if text is None else hlo.collectives(text, topology.count, program.unknown_trips)

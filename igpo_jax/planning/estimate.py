@@ -50,7 +50,7 @@ class Estimate:
     memory: Memory | None  #: None where the compiler found no place for it
     needed: float | None  #: GiB that the compiler says are needed, where it found no place
     fits: bool
-    headroom: float  #: GiB left on a device; negative: missing
+    headroom: float | None  #: GiB left on a device; negative: missing; None where the compiler does not say how much
     flops: float  #: model FLOPs of one execution on all devices
     traffic: Traffic | None
     compute_seconds: float
@@ -67,7 +67,7 @@ def on_one_device(tree: Any) -> float:
     return float(sum(_bytes(leaf) for leaf in leaves))
 
 
-def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
+def _bytes(leaf: Any) -> int:
     held = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
     # A key's four words are no dtype of numpy's.
     size = leaf.dtype.itemsize if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else 8
@@ -145,8 +145,9 @@ def estimate(
     )
 
 
-#: How the compilers say that a program has no place: TPU "Used 20.1G of 15.75G hbm", GPU "... allocate 90.2GiB".
+#: How TPU compilers say that a program has no place. The first counts everything, the second only temporaries.
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])")
+_TEMPORARIES = re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT])\)")
 _UNITS = {"K": 2.0**-20, "M": 2.0**-10, "G": 1.0, "T": 2.0**10}
 
 
@@ -156,15 +157,23 @@ def is_out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in text or "Ran out of memory" in text or "out of memory" in text.lower()
 
 
+def _needed(error: Exception, arguments: float) -> float | None:
+    """GiB that a refused program needs by the compiler's words, None where they do not say."""
+    if match := _USED.search(str(error)):
+        return float(match[1]) * _UNITS[match[2]]
+    if match := _TEMPORARIES.search(str(error)):
+        return float(match[1]) * _UNITS[match[2]] + arguments
+    return None
+
+
 def without_place(
-    program: Program, abstract: Abstract, topology: Topology, error: Exception, seconds: float
+    program: Program, abstract: Abstract, topology: Topology, error: Exception, arguments: Any, seconds: float
 ) -> Estimate:
-    """The plan of a program that the compiler refused for want of memory."""
-    match = _USED.search(str(error))
-    beside = on_one_device(program.beside) / GIB
-    needed = float(match[1]) * _UNITS[match[2]] + beside if match else None
+    """The plan of a program that the compiler refused for want of memory; ``arguments`` is the tree of its types."""
+    # Types are no arrays: one that occurs twice stands for two arrays.
+    alone = _needed(error, sum(_bytes(leaf) for leaf in jax.tree.leaves(arguments)) / GIB)
+    needed = None if alone is None else alone + on_one_device(program.beside) / GIB
     compute = program.flops / (topology.count * topology.device.peak_bf16_flops)
-    headroom = topology.usable_gib - needed if needed is not None else -math.inf
     least = memory_seconds(program, abstract, topology)
     return Estimate(
         name=program.name,
@@ -173,7 +182,7 @@ def without_place(
         memory=None,
         needed=needed,
         fits=False,
-        headroom=min(headroom, -0.01),
+        headroom=None if needed is None else min(topology.usable_gib - needed, -0.01),
         flops=program.flops,
         traffic=None,
         compute_seconds=compute,

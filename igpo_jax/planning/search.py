@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from igpo_jax.errors import UserError
 from igpo_jax.parallel.mesh import mesh_shape
@@ -22,8 +23,8 @@ def largest(settings: RunSettings, topology: Topology, note: Note) -> tuple[RunS
       note: called with one line before each compilation.
 
     Returns:
-      The settings changed in rl.micro_batches (or sft.micro_batches where nothing else trains), and a line for each
-      number that was tried. Where none fits, the settings with the most micro-batches.
+      The settings changed in rl.micro_batches (or sft.micro_batches where nothing else trains), a line for each number
+      that was tried, and one for the winner. Where none fits, the settings with the most micro-batches.
 
     Raises:
       UserError: the config trains nothing, or as ``compiling.open_plan``.
@@ -35,6 +36,7 @@ def largest(settings: RunSettings, topology: Topology, note: Note) -> tuple[RunS
     choices = part_counts(_rows(settings, stage), shards)
     place = _nearest(choices, getattr(settings, stage).micro_batches)
     lines: list[str] = []
+    fitting: set[int] = set()
 
     def fits(place: int) -> bool:
         changed = _with(settings, stage, choices[place])
@@ -42,9 +44,22 @@ def largest(settings: RunSettings, topology: Topology, note: Note) -> tuple[RunS
         held = _rows(settings, stage) // choices[place] // shards
         verdict, needed = _update_fits(changed, topology, stage)
         lines.append(f"{stage}.micro_batches={choices[place]}: {held} rows a device at a time, {needed}")
+        fitting.update({place} if verdict else ())
         return verdict
 
-    return _with(settings, stage, choices[climb(fits, place, len(choices))]), lines
+    best = climb(fits, place, len(choices))
+    found = _with(settings, stage, choices[best])
+    given = " ".join(f"--config.{path}={value}" for path, value in parts(found, stage).items())
+    held = _rows(settings, stage) // choices[best] // shards
+    won = f"the most rows that fit are {held} a device at a time: {given}"
+    return found, [*lines, won if best in fitting else f"not even {held} rows a device at a time fit: {given}"]
+
+
+def parts(settings: RunSettings, stage: str = "") -> dict[str, Any]:
+    """The fields that the search sets, by path: those of a stage, by default of the one that it works on."""
+    stage = stage or ("rl" if settings.rl.steps else "sft")
+    names = ("micro_batches", "score_batches") if stage == "rl" else ("micro_batches",)
+    return {f"{stage}.{name}": getattr(getattr(settings, stage), name) for name in names}
 
 
 def climb(fits: Callable[[int], bool], place: int, count: int) -> int:
@@ -85,8 +100,8 @@ def _shards(settings: RunSettings, topology: Topology) -> int:
     return data * fsdp
 
 
-def _with(settings: RunSettings, stage: str, parts: int) -> RunSettings:
-    changes = {"micro_batches": parts} | ({"score_batches": parts} if stage == "rl" else {})
+def _with(settings: RunSettings, stage: str, count: int) -> RunSettings:
+    changes = {"micro_batches": count} | ({"score_batches": count} if stage == "rl" else {})
     return dataclasses.replace(settings, **{stage: dataclasses.replace(getattr(settings, stage), **changes)})
 
 

@@ -107,6 +107,8 @@ def test_what_has_no_place_says_so(here, monkeypatch):
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 40.50G of 31.25G hbm. Exceeded by 9.25G."
 
     class Refused:
+        in_avals = ()
+
         def compile(self, **_):
             raise RuntimeError(message)
 
@@ -119,6 +121,28 @@ def test_what_has_no_place_says_so(here, monkeypatch):
     plan = compiling.make_plan(rl_only(), SLICE)
     text = report.render(json.loads(record.to_json(plan)))
     assert not plan.fits and "DOES NOT FIT" in text and "First change to try: " in text
+
+
+@pytest.mark.parametrize(
+    ("words", "alone"),
+    [("the total memory required for HLO temporaries (40.00G) exceeds available HBM (31.25G).", 42.0), ("", None)],
+)
+def test_a_refusal_that_names_temporaries_alone_or_nothing(here, words, alone):
+    """Arguments are added to temporaries; a plan without any number is still JSON that every reader takes."""
+    argument = jax.ShapeDtypeStruct((2**29,), "float32")  # 2 GiB
+
+    class Refused:
+        in_avals = (argument,)
+
+        def compile(self, **_):
+            raise RuntimeError(f"RESOURCE_EXHAUSTED: Ran out of memory on HBM, {words}")
+
+    abstract = compiling.open_plan(rl_only(), SLICE)
+    target = dataclasses.replace(programs(abstract)[-1], lower=Refused, beside=None)
+    result, _ = compiling.compile_one(target, abstract, SLICE)
+    assert not result.fits and result.needed == alone
+    assert result.headroom == (None if alone is None else pytest.approx(31.25 - alone))
+    assert "Infinity" not in json.dumps(dataclasses.asdict(result))
 
 
 def test_other_compile_errors_are_not_taken_for_memory(here):

@@ -43,7 +43,23 @@ def test_both_passes_are_cut_alike(monkeypatch):
     settings = tiny.run_settings(sft=dataclasses.replace(tiny.run_settings().sft, steps=0))
     found, lines = search.largest(settings, topology.parse("v6e:2x4"), lambda _: None)
     assert (found.rl.micro_batches, found.rl.score_batches) == (2, 2)
-    assert tried == [(2, 2), (1, 1)] and len(lines) == 2
+    assert tried == [(2, 2), (1, 1)] and len(lines) == 3
+    held = settings.rl.rollout.rows // 2 // 8
+    assert lines[-1] == (
+        f"the most rows that fit are {held} a device at a time: --config.rl.micro_batches=2 --config.rl.score_batches=2"
+    )
+    assert search.parts(found) == {"rl.micro_batches": 2, "rl.score_batches": 2}
+    assert search.parts(dataclasses.replace(found, rl=dataclasses.replace(found.rl, steps=0))) == {
+        "sft.micro_batches": found.sft.micro_batches
+    }
+
+
+def test_where_none_fits_that_is_said(monkeypatch):
+    monkeypatch.setattr(search, "_update_fits", lambda *_: (False, "needs 99 GiB"))
+    settings = tiny.run_settings(sft=dataclasses.replace(tiny.run_settings().sft, steps=0))
+    found, lines = search.largest(settings, topology.parse("v6e:2x4"), lambda _: None)
+    assert lines[-1].startswith("not even 1 rows a device at a time fit: --config.rl.micro_batches=")
+    assert found.rl.micro_batches == settings.rl.rollout.rows // 8
 
 
 def test_nothing_to_search():
