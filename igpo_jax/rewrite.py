@@ -92,6 +92,8 @@ def _rows(name: str, path: str, limit: int, output: pathlib.Path) -> Sequence[Ex
         raise UserError("--data is missing; pass a .jsonl file with the fields question, answer and reasoning")
     if limit < 0:
         raise UserError(f"--limit is {limit}, expected a number of rows, or 0 for all")
+    if path and not pathlib.Path(path).exists():
+        raise UserError(f"--data={path} does not exist; name the file or folder of the rows")
     data = DataSettings(
         name=name, path=path, sft_fraction=1.0, test_fraction=0.0, on_missing_answer="keep", on_shared_question="keep"
     )

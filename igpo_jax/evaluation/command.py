@@ -53,6 +53,7 @@ def evaluate(
     policy, model = checkpoints.load_policy(outline, chosen.dtype, mesh)
     asked = reports.protocol(
         chosen.protocol,
+        _changes(chosen).given(),
         {task.suite.name: task.to_json() for task in tasks},
         identity.checkpoint(outline.path.absolute(), outline.kind, policy.params),
         identity.judge(),
@@ -89,10 +90,7 @@ def _tasks(
     tokenizer: Tokenizer,
 ) -> list[prompts.Task]:
     own = _own_data(outline) if suites.OWN in names else None
-    changes = protocols.Changes(
-        **{field.name: getattr(chosen, field.name) for field in dataclasses.fields(protocols.Changes)}
-    )
-    asked = {name: protocols.protocol_of(chosen.protocol, name, changes, outline.run) for name in names}
+    asked = {name: protocols.protocol_of(chosen.protocol, name, _changes(chosen), outline.run) for name in names}
     cache = pathlib.Path(chosen.cache) if chosen.cache else cache_folder()
     return [
         prompts.make_task(
@@ -100,6 +98,12 @@ def _tasks(
         )
         for name in names
     ]
+
+
+def _changes(chosen: argparse.Namespace) -> protocols.Changes:
+    return protocols.Changes(
+        **{field.name: getattr(chosen, field.name) for field in dataclasses.fields(protocols.Changes)}
+    )
 
 
 def cache_folder() -> pathlib.Path:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from igpo_jax.evaluation.page_parts import SCRIPT, STYLE
-from igpo_jax.evaluation.reports import HEADER, rows
+from igpo_jax.evaluation.reports import HEADER, protocol_text, rows
 from igpo_jax.pages.document import document, escape
 from igpo_jax.pages.text import printable
 
@@ -21,7 +21,7 @@ def render(report: dict[str, Any], records: Sequence[dict[str, Any]]) -> str:
     ordered = sorted(records, key=lambda record: (order[record["suite"]], _natural(record["id"]), record["sample"]))
     choices = "".join(f'<option value="{escape(suite)}">{escape(suite)}</option>' for suite in order)
     checkpoint = report["checkpoint"]
-    about = f"{checkpoint['path']} (weights {checkpoint['weights']}), protocol {report['protocol']}"
+    about = f"{checkpoint['path']} (weights {checkpoint['weights']}), protocol {protocol_text(report)}"
     body = f"""<h1>Evaluation</h1>
 <p>{escape(about)}</p>
 <div class="scroll">{_table(report)}</div>

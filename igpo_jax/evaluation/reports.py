@@ -14,6 +14,7 @@ HEADER = ("suite", "metric", "score", "95% interval", "questions", "truncated", 
 
 def protocol(
     name: str,
+    changes: dict[str, Any],
     suites: dict[str, dict[str, Any]],
     checkpoint: dict[str, Any],
     judge: dict[str, Any],
@@ -28,6 +29,7 @@ def protocol(
 
     Args:
       name: of the protocol.
+      changes: what was asked otherwise than it says, by flag.
       suites: every suite's own protocol (``Task.to_json``).
       checkpoint: which weights.
       judge: which judge.
@@ -40,6 +42,7 @@ def protocol(
     return {
         "format": FORMAT,
         "protocol": name,
+        **({"changed": changes} if changes else {}),
         "checkpoint": checkpoint,
         "suites": suites,
         "judge": judge,
@@ -87,12 +90,20 @@ def _row(suite: str, score: dict[str, Any], of_all: int) -> tuple[str, ...]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The scores as aligned text; a limited suite says so."""
+    """The scores as aligned text; a limited suite says so, and so does a protocol that was changed."""
     lines = [console.table(rows(report), HEADER)]
     limited = [suite for suite, score in report["scores"].items() if score["limited"]]
     if limited:
         lines.append(f"limited: only the first questions of {', '.join(limited)}; no score of the whole suite")
+    if "changed" in report:
+        lines.append(f"protocol {protocol_text(report)}")
     return "\n".join(lines)
+
+
+def protocol_text(report: dict[str, Any]) -> str:
+    """The protocol's name, and what was asked otherwise."""
+    changed = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in report.get("changed", {}).items())
+    return f"{report['protocol']}, changed: {changed}" if changed else str(report["protocol"])
 
 
 def percent(share: float) -> str:

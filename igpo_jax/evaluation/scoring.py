@@ -53,6 +53,8 @@ def _interval(counts: Sequence[int], samples: int, seed: int) -> tuple[float, fl
     if samples == 1:
         return *statistics.wilson(sum(counts), len(counts), CONFIDENCE), "Wilson"
     low, high = statistics.bootstrap_pass_at_k(counts, samples, 1, CONFIDENCE, seed)
+    if len(set(counts)) == 1:
+        return low, high, "Wilson over questions, which all score the same"
     return low, high, f"bootstrap over questions, seed {seed}"
 
 

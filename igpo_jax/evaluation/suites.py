@@ -94,6 +94,10 @@ def parse_places(texts: list[str], names: list[str]) -> dict[str, str]:
             raise UserError(f"--data is '{entry}', expected NAME=PATH as in --data gsm8k=data/gsm8k")
         if name not in names:
             raise UserError(f"--data names '{name}', but --suite asks for {', '.join(names)}")
+        if not pathlib.Path(path).exists():
+            raise UserError(
+                f"--data {name}={path} does not exist; name its file or folder, or leave --data out to download it"
+            )
         places[name] = path
     return places
 

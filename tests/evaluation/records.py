@@ -49,6 +49,7 @@ def report(records: list[dict[str, Any]], samples: int = 1, **changes: Any) -> d
         }
     made = reports.protocol(
         "paper",
+        changes.pop("changed", {}),
         suites,
         {"path": "models/<mine>", "kind": "hf", "parameters": 1, "weights": "w" * 12},
         {"name": "judge", "version": "j" * 12},

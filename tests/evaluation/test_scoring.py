@@ -2,7 +2,7 @@
 
 import pytest
 
-from igpo_jax.evaluation import reports, running, scoring
+from igpo_jax.evaluation import page, reports, running, scoring
 from igpo_jax.training import statistics
 from tests.evaluation.records import report, sample
 
@@ -38,6 +38,18 @@ def test_the_table_shows_every_suite_and_says_what_is_limited():
     made["suites"]["more"]["questions_of_suite"] = 500
     text = reports.table(made)
     assert "50.0%" in text and "1 of 500" in text and "limited: only the first questions of more" in text
+
+
+def test_an_interval_says_how_it_was_made_where_all_questions_score_the_same():
+    score = scoring.score([sample(n, False, sample=s) for n in range(4) for s in range(2)])
+    assert tuple(score["interval"]) == statistics.wilson(0, 4) and score["interval_method"].startswith("Wilson")
+
+
+def test_a_changed_protocol_says_so():
+    assert "changed" not in reports.table(report([sample(0, True)]))
+    made = report([sample(0, True)], changed={"block_length": 8, "template": "plain"})
+    assert reports.table(made).endswith("protocol paper, changed: block-length 8, template plain")
+    assert "paper, changed: block-length 8" in page.render(made, [sample(0, True)])
 
 
 def test_a_missing_question_is_no_report(monkeypatch):
