@@ -40,5 +40,26 @@ require_option() {
     [ -n "$2" ] || fail "--$1 is missing; pass --$1=$3"
 }
 
+# has_argument NAME ARGUMENTS: whether --NAME=VALUE or --NAME VALUE is among them.
+has_argument() {
+    local name=$1 argument
+    shift
+    for argument in "$@"; do
+        case "$argument" in "--$name" | "--$name="?*) return 0 ;; esac
+    done
+    return 1
+}
+
+# check_training WHERE EXAMPLE ARGUMENTS: what the training cannot start without, said before anything costs money.
+check_training() {
+    local where=$1 example=$2
+    shift 2
+    { has_argument config "$@" && has_argument workdir "$@"; } || fail "the training's --config or --workdir is missing; pass both $where, as in: $example"
+}
+
+check_name() {
+    [[ $1 =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--name is '$1', expected small letters, digits and '-', a letter first"
+}
+
 # The comment at the head of a script is its help.
 show_help() { sed -n '2,/^[^#]/{ s/^# \{0,1\}//; t print; b; :print; p }' "$1"; }

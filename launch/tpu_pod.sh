@@ -40,6 +40,7 @@ source "$root/launch/cluster.sh"
 name="" zone="" project="" accelerator="" runtime="" bucket="" flags="" slices=1 spot=no restarts=50 poll=30 delete_after=no
 command=${1:-}
 shift || true
+[[ $command != -?* || $command = -h || $command = --help ]] || fail "the command comes before the options, as in: bash launch/tpu_pod.sh run $command"
 training=()
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -56,6 +57,7 @@ while [ $# -gt 0 ]; do
     --spot) spot=yes ;;
     --delete-after) delete_after=yes ;;
     --dry-run) dry_run=yes ;;
+    -h | --help) command=help ;;
     --)
         shift
         training=("$@")
@@ -70,6 +72,7 @@ done
 
 check_options() {
     require_option name "$name" igpo
+    check_name "$name"
     require_option zone "$zone" us-east5-b
     [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "--slices is '$slices', expected a number of at least 1"
     [[ $restarts =~ ^[0-9]+$ ]] || fail "--restarts is '$restarts', expected a number of at least 0"
@@ -83,13 +86,9 @@ check_accelerator() {
     v5litepod-*) : "${runtime:=v2-alpha-tpuv5-lite}" "${flags:=v5e}" ;;
     v5p-*) : "${runtime:=v2-alpha-tpuv5}" "${flags:=tpu}" ;;
     v6e-*) : "${runtime:=v2-alpha-tpuv6e}" "${flags:=tpu}" ;;
-    *) [ -n "$runtime" ] && [ -n "$flags" ] || fail "--accelerator is '$accelerator', expected v5litepod-N, v5p-N or v6e-N; for another one pass --runtime and --flags as well" ;;
+    *) [[ $runtime && $flags ]] || fail "--accelerator is '$accelerator', expected v5litepod-N, v5p-N or v6e-N; for another one pass --runtime and --flags as well" ;;
     esac
     [ "$slices" = 1 ] || [[ $flags != tpu && $flags != v5e ]] || flags+=_multislice
-}
-
-check_training() {
-    [ ${#training[@]} -gt 0 ] || fail "the training's arguments are missing; pass them after --, as in: -- --config=configs/llada_8b/igpo.py:v6e-64 --workdir=runs/$name"
 }
 
 nodes() {
@@ -291,7 +290,7 @@ case "$command" in
 run | create | install | train)
     check_options
     check_accelerator
-    [[ $command != run && $command != train ]] || check_training
+    [[ $command != run && $command != train ]] || check_training "after --" "-- --config=configs/llada_8b/igpo.py:v6e-64 --workdir=runs/$name" ${training[@]+"${training[@]}"}
     case "$command" in
     run)
         [ -n "$bucket" ] || say "warning: without --bucket the run lies on the workers' own disks, and a preemption loses it"

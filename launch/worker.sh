@@ -89,7 +89,7 @@ outcome() {
 
 # The signal goes to the training alone, so that the shell around it still writes down the exit code.
 stop_training() {
-    running && [ -f train.python ] || fail "no training runs on this worker."
+    { running && [ -f train.python ]; } || fail "no training runs on this worker."
     kill -TERM "$(cat train.python)" || fail "the training could not be signalled."
 }
 

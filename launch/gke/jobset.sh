@@ -31,6 +31,7 @@ source "$root/launch/cluster.sh"
 name="" image="" bucket="" accelerator="" topology="" flags="" context="" slices=1 chips=4 account=default restarts=20
 command=${1:-}
 shift || true
+[[ $command != -?* || $command = -h || $command = --help ]] || fail "the command comes before the options, as in: bash launch/gke/jobset.sh apply $command"
 training=()
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -46,6 +47,7 @@ while [ $# -gt 0 ]; do
     --restarts=*) restarts=${1#*=} ;;
     --context=*) context=${1#*=} ;;
     --dry-run) dry_run=yes ;;
+    -h | --help) command=help ;;
     --)
         shift
         training=("$@")
@@ -77,7 +79,7 @@ check_apply() {
     check_number slices "$slices"
     check_number chips "$chips"
     check_number restarts "$restarts"
-    [ ${#training[@]} -gt 0 ] || fail "the training's arguments are missing; pass them after --, as in: -- --config=configs/llada_8b/igpo.py:v6e-64 --workdir=runs/$name"
+    check_training "after --" "-- --config=configs/llada_8b/igpo.py:v6e-64 --workdir=runs/$name" ${training[@]+"${training[@]}"}
     if [ -z "$flags" ]; then
         flags=tpu
         [[ $accelerator != tpu-v5-lite* ]] || flags=v5e
@@ -136,7 +138,7 @@ case "$command" in
     ;;
 apply | logs | status | delete)
     require_option name "$name" igpo
-    [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--name is '$name', expected small letters, digits and '-', a letter first"
+    check_name "$name"
     require_tool kubectl "install it and fetch the cluster's credentials: gcloud container clusters get-credentials"
     case "$command" in
     apply)

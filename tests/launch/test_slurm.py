@@ -103,7 +103,9 @@ def test_a_dry_run_needs_no_slurm_and_does_nothing(stubs):
 
 def test_bad_arguments_end_with_one_sentence(stubs, checkout):
     done = submit(stubs, checkout, "--config=a")
-    assert done.returncode == 2 and done.stderr.startswith("error: --config and --workdir are missing")
+    assert done.returncode == 2 and done.stderr.startswith("error: the training's --config or --workdir is missing")
+    done = stubs.run("launch/slurm_h100.sbatch", "--dry-run", "--config", "a", "--workdir", "b")
+    assert done.returncode == 0 and "h100 --config a --workdir b\n" in done.stderr
     done = stubs.run("launch/slurm_h100.sbatch", *RUN)
     assert done.returncode == 2 and done.stderr.startswith("error: this is a job script; submit it with sbatch")
     done = submit(stubs, checkout.parent, *RUN)

@@ -206,7 +206,10 @@ def test_only_the_project_is_copied(stubs, tmp_path):
         (("run", "--name=a"), "--zone is missing; pass --zone=us-east5-b"),
         (("run", *WHERE), "--accelerator is missing; pass --accelerator=v6e-64"),
         (("run", *WHERE, "--accelerator=v9-8"), "--accelerator is 'v9-8', expected v5litepod-N, v5p-N or v6e-N"),
-        (("run", *WHERE, "--accelerator=v6e-8"), "the training's arguments are missing; pass them after --"),
+        (("run", *WHERE, "--accelerator=v6e-8"), "the training's --config or --workdir is missing; pass both after --"),
+        (("train", *WHERE, "--accelerator=v6e-8", "--", "--config=a"), "the training's --config or --workdir is missing"),
+        (("run", "--name=my igpo", "--zone=z"), "--name is 'my igpo', expected small letters, digits and '-'"),
+        (("--dry-run", "run"), "the command comes before the options, as in: bash launch/tpu_pod.sh run --dry-run"),
         (("run", *WHERE, "--slices=0"), "--slices is '0', expected a number of at least 1"),
         (("run", *WHERE, "--restarts=x"), "--restarts is 'x', expected a number of at least 0"),
         (("run", *WHERE, "--poll=-1"), "--poll is '-1', expected a number of seconds"),
@@ -229,5 +232,6 @@ def test_help_is_the_comment_at_its_head(stubs):
     done = pod(stubs, "--help")
     assert done.returncode == 0 and done.stdout.startswith("Trains on a Cloud TPU slice")
     assert "--dry-run" in done.stdout and "set -euo" not in done.stdout
+    assert pod(stubs, "run", "--help").stdout == done.stdout
     assert pod(stubs, "").returncode == 2
     assert (ROOT / "launch" / "tpu_pod.sh").exists()
