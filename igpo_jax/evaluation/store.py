@@ -51,7 +51,8 @@ class Store:
             write_whole(path, json.dumps(protocol, indent=2) + "\n")
             return
         for field, before, now in settings.changed_fields(read_json(path), protocol):
-            if field not in _MAY_CHANGE:
+            # What was changed stands in the suites as well, with the values that it led to.
+            if field not in _MAY_CHANGE and field.split(".")[0] != "changed":
                 raise UserError(
                     f"--output {self.folder} holds an evaluation with {field} {before!r}, but this one has {now!r}; "
                     "name another --output, or ask as before"
