@@ -207,7 +207,10 @@ def test_only_the_project_is_copied(stubs, tmp_path):
         (("run", *WHERE), "--accelerator is missing; pass --accelerator=v6e-64"),
         (("run", *WHERE, "--accelerator=v9-8"), "--accelerator is 'v9-8', expected v5litepod-N, v5p-N or v6e-N"),
         (("run", *WHERE, "--accelerator=v6e-8"), "the training's --config or --workdir is missing; pass both after --"),
-        (("train", *WHERE, "--accelerator=v6e-8", "--", "--config=a"), "the training's --config or --workdir is missing"),
+        (
+            ("train", *WHERE, "--accelerator=v6e-8", "--", "--config=a"),
+            "the training's --config or --workdir is missing",
+        ),
         (("run", "--name=my igpo", "--zone=z"), "--name is 'my igpo', expected small letters, digits and '-'"),
         (("--dry-run", "run"), "the command comes before the options, as in: bash launch/tpu_pod.sh run --dry-run"),
         (("run", *WHERE, "--slices=0"), "--slices is '0', expected a number of at least 1"),
