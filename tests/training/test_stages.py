@@ -4,10 +4,14 @@ import dataclasses
 import itertools
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from igpo_jax.errors import UserError
+from igpo_jax.models.config import Compute
+from igpo_jax.training import rl_stage
 from igpo_jax.training.run_directory import Resuming
 from tests.training import tiny
 from tests.training.recipe_cases import assert_same_bits, metrics_of, summary_of, train
@@ -191,3 +195,25 @@ def test_lora_on_top_of_full_sft(whole, tmp_path):
         [run.results["rl"][name] for name in ("wte", "ln_f", "ff_out")],
         [start[name] for name in ("wte", "ln_f", "ff_out")],
     )
+
+
+def test_in_bfloat16_the_reference_is_the_rounded_start_and_a_stopped_run_goes_on(monkeypatch, tmp_path):
+    """The float32 parameters that RL starts from are freed; the second process reads them from the SFT checkpoint."""
+    references = []
+
+    class Watched(rl_stage.RlLoop):
+        def __init__(self, run, reference, *rest):
+            super().__init__(run, reference, *rest)
+            references.append(jax.tree.map(np.asarray, reference))
+
+    monkeypatch.setattr(rl_stage, "RlLoop", Watched)
+    settings = dataclasses.replace(SETTINGS, compute=Compute(dtype="bfloat16"))
+    expected = train(settings, tmp_path / "whole")
+    train(settings, tmp_path / "cut", rl_stops=3)
+    last = train(settings, tmp_path / "cut")
+    assert_same_bits(last.results["rl"], expected.results["rl"])
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
+    start = expected.results["sft"]["ff_out"]["weight"]
+    assert len(references) == 3
+    for reference in references:
+        np.testing.assert_array_equal(reference["ff_out"]["weight"], start.astype(jnp.bfloat16))
