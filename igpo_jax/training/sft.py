@@ -21,6 +21,16 @@ from igpo_jax.training.update import descend
 #: Rule for a trace that does not fit -> the name that ``data.pipeline.encode_examples`` has for it.
 LONG_COMPLETIONS = {"drop": "drop", "cut": "keep", "error": "error"}
 
+_LEAST = {
+    "steps": 0,
+    "epochs": 0,
+    "batch_size": 1,
+    "micro_batches": 1,
+    "length_buckets": 1,
+    "logprob_chunk": 1,
+    "log_every": 1,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class SftSettings:
@@ -43,13 +53,16 @@ class SftSettings:
     )  #: AdamW and its schedule
 
     def __post_init__(self) -> None:
-        """Raises UserError for counts that do not divide, and an unknown rule."""
+        """Raises UserError for a value outside its range, counts that do not divide, and an unknown rule."""
         check_choice("sft.long_completions", self.long_completions, LONG_COMPLETIONS)
         check_choice("sft.padding", self.padding, PADDINGS)
-        if self.epochs < 0 or self.length_buckets < 1:
-            raise UserError("epochs must be at least 0 and length_buckets at least 1")
-        if self.steps < 0 or self.batch_size < 1 or self.micro_batches < 1:
-            raise UserError("steps must be at least 0, batch_size and micro_batches at least 1")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"sft.{name} is {getattr(self, name)}, expected at least {least}")
+        if not 0 < self.minimum_mask < 1:
+            raise UserError(
+                f"sft.minimum_mask is {self.minimum_mask}, expected a share above 0 and below 1, e.g. 0.001"
+            )
         if self.completion_length < 0:
             raise UserError(
                 f"sft.completion_length is {self.completion_length}, expected a number of tokens, or 0 for the "

@@ -168,9 +168,14 @@ def test_every_step_draws_its_own_noise(trainer, full):
     ("changes", "words"),
     [
         ({"batch_size": 6, "micro_batches": 4}, r"micro_batches is 4.*batch_size 6"),
-        ({"steps": -1}, "steps"),
+        ({"steps": -1}, "sft.steps is -1, expected at least 0"),
+        ({"epochs": -0.5}, "sft.epochs is -0.5"),
         ({"batch_size": 0}, "batch_size"),
         ({"micro_batches": 0}, "micro_batches"),
+        ({"logprob_chunk": 0}, "sft.logprob_chunk is 0, expected at least 1"),
+        ({"log_every": 0}, "sft.log_every is 0"),
+        ({"minimum_mask": 1.0}, "sft.minimum_mask is 1.0, expected a share"),
+        ({"minimum_mask": -0.1}, "sft.minimum_mask"),
     ],
 )
 def test_settings_out_of_range(changes, words):
