@@ -119,28 +119,37 @@ def _closing(plan: Mapping[str, Any]) -> str:
 
 
 def advice(settings: RunSettings, short: Sequence[str], shards: int) -> str:
-    """The cheapest change that makes room: none of the first two changes a result.
+    """The cheapest change that makes room: fewer rows at a time and remat change no result, adapters do.
 
     Args:
       settings: the configuration that does not fit.
       short: names of the programs without place.
       shards: devices over which a batch is split.
     """
-    if short == ["rollout"]:
-        rows = settings.rl.rollout.rows_per_program
-        if rows > shards:
-            return f"--config.rl.rollout.rows_per_program={max(shards, rows // 2 // shards * shards)}"
-    if settings.compute.remat != "full" and any("update" in name for name in short):
+    updates = [name for name in ("sft update", "update") if name in short]
+    if updates and settings.compute.remat != "full":
         return "--config.compute.remat=full, which keeps less of each layer for the backward pass"
-    if short == ["scoring"]:
-        field, rows, parts = "rl.score_batches", settings.rl.rollout.rows, settings.rl.score_batches
-    elif "sft update" in short:
-        field, rows, parts = "sft.micro_batches", settings.sft.batch_size, settings.sft.micro_batches
-    else:
-        field, rows, parts = "rl.micro_batches", settings.rl.rollout.rows, settings.rl.micro_batches
-    if rows // (2 * parts) >= shards and rows % (2 * parts) == 0:
-        return f"--config.{field}={2 * parts}, half as many rows at a time ({rows // parts // shards} a device now)"
+    for name in (*updates, *(name for name in ("scoring", "rollout") if name in short)):
+        if fewer := _fewer_rows(settings, name, shards):
+            return fewer
     stage = "sft" if "sft update" in short else "rl"
-    if not getattr(settings, stage).lora.rank:
+    if getattr(settings, stage).steps and not getattr(settings, stage).lora.rank:
         return f"--config.{stage}.lora.rank=128: adapters in the place of a float32 master copy and two moments"
     return "a larger slice: every array but the activations is divided over its devices"
+
+
+def _fewer_rows(settings: RunSettings, name: str, shards: int) -> str:
+    """The change that gives a program about half as many rows at a time, empty where a device has but one."""
+    if name == "rollout":
+        section = "rl.rollout" if settings.rl.steps else "evaluation"
+        rows = settings.rl.rollout.rows_per_program if settings.rl.steps else settings.evaluation.rows_per_program
+        half = max(shards, rows // 2 // shards * shards)
+        return f"--config.{section}.rows_per_program={half}" if rows > shards else ""
+    field, rows, parts = {
+        "sft update": ("sft.micro_batches", settings.sft.batch_size, settings.sft.micro_batches),
+        "update": ("rl.micro_batches", settings.rl.rollout.rows, settings.rl.micro_batches),
+        "scoring": ("rl.score_batches", settings.rl.rollout.rows, settings.rl.score_batches),
+    }[name]
+    if rows % (2 * parts) or rows // (2 * parts) < shards:
+        return ""
+    return f"--config.{field}={2 * parts}, half as many rows at a time ({rows // parts // shards} a device now)"

@@ -163,12 +163,23 @@ def test_other_compile_errors_are_not_taken_for_memory(here):
         ({}, ["update"], "--config.rl.micro_batches=4"),
         ({"compute": Compute(remat="context")}, ["update"], "--config.compute.remat=full"),
         ({"mesh": MeshSettings(data=16)}, ["update"], "--config.rl.lora.rank=128"),
+        ({}, ["sft update"], "--config.sft.micro_batches="),
+        ({}, ["scoring", "rollout"], "--config.rl.score_batches=4"),
+        # Parts of an update would not help the rollout.
+        ({"mesh": MeshSettings(data=16)}, ["rollout"], "--config.rl.lora.rank=128"),
     ],
 )
 def test_the_first_change_to_try(changes, short, begins):
     settings = dataclasses.replace(SETTINGS, **changes)
     shards = 16 if "mesh" in changes else 4
     assert report.advice(settings, short, shards).startswith(begins)
+
+
+def test_a_run_that_only_evaluates_takes_fewer_questions_at_a_time():
+    settings = rl_only(steps=0)
+    rows = settings.evaluation.rows_per_program
+    assert report.advice(settings, ["rollout"], 2).startswith(f"--config.evaluation.rows_per_program={rows // 2}")
+    assert report.advice(settings, ["rollout"], rows).startswith("a larger slice")
 
 
 def test_the_last_resort_is_a_larger_slice():
