@@ -190,6 +190,24 @@ def test_an_override_needs_a_config(capsys):
     assert "there is none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--many=two", "error: --many is 'two', expected a whole number\n"),
+        ("--check=maybe", "error: --check is 'maybe', expected true or false\n"),
+    ],
+)
+def test_a_flags_value_of_another_kind(argument, sentence, capsys):
+    def define(values):
+        flags.DEFINE_integer("many", 0, "How many.", flag_values=values)
+        flags.DEFINE_bool("check", False, "Whether.", flag_values=values)
+
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda command: 0, ["command", argument], define=define, requires=())
+    assert left.value.code == 2
+    assert capsys.readouterr().err == sentence
+
+
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
 def test_the_exit_code_is_the_commands(returned, code):
     with pytest.raises(SystemExit) as left:
