@@ -277,6 +277,7 @@ def _flag_error(message: str, values: flags.FlagValues) -> str:
     if match:
         return f"--{match['name']} is not a flag of this command{nearest(match['name'], list(values))}"
     if match := re.match(r"flag --(?P<name>[\w-]+)=(?P<value>.*?): ", message):
-        kind = {"bool": "true or false", "int": "a whole number"}.get(values[match["name"]].flag_type(), "another value")
-        return f"--{match['name']} is '{match['value']}', expected {kind}"
+        kinds = {"bool": "true or false", "int": "a whole number"}
+        expected = kinds.get(values[match["name"]].flag_type(), "another value")
+        return f"--{match['name']} is '{match['value']}', expected {expected}"
     return message.splitlines()[0]
