@@ -52,6 +52,13 @@ def test_tasks_see_all_gpus_of_their_node_and_are_not_killed_while_they_save(stu
     assert options["ntasks-per-node"] == options["gpus-per-node"] == "8"
     assert options["signal"] == "TERM@1200", "to the tasks, not to the shell alone (B:)"
     assert "requeue" in options and options["open-mode"] == "append"
+    # srun of SLURM 22.05 and newer gives a task one CPU unless it is told again.
+    assert f"--cpus-per-task={options['cpus-per-task']} " in call
+
+
+def test_tasks_get_the_cpus_that_the_job_was_submitted_with(stubs, checkout):
+    submit(stubs, checkout, *RUN, SLURM_CPUS_PER_TASK="7")
+    assert "--cpus-per-task=7 " in srun_call(stubs)
 
 
 def test_a_training_that_saved_and_left_is_queued_again(stubs, checkout):
