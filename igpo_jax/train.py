@@ -70,17 +70,18 @@ def main(command: cli.Command) -> int:
 
 def _run(command: cli.Command, run_settings: Any, judge: Any, stop: Any) -> int:
     """The recipe, or its check; returns the exit code."""
-    from igpo_jax.training import check, recipe, run_directory, stopping
+    from igpo_jax.training import check, files, recipe, run_directory, stopping
 
-    if command.flags.check:
-        return 0 if check.check(run_settings, command.workdir.absolute(), judge) else 1
-    given = command.flags
+    workdir, given = command.workdir.absolute(), command.flags
     resuming = run_directory.Resuming(
         other_devices=bool(given["allow-other-devices"].value),
         with_changes=bool(given["resume-with-changes"].value),
     )
     try:
-        recipe.train(run_settings, command.workdir.absolute(), judge, resuming, stop)
+        with files.named_when_full(workdir):
+            if given["check"].value:
+                return 0 if check.check(run_settings, workdir, judge) else 1
+            recipe.train(run_settings, workdir, judge, resuming, stop)
     except stopping.Stopped as stopped:
         print(f"{stopped}; the same command goes on from here", file=sys.stderr)
         return stopped.code

@@ -21,7 +21,7 @@ from igpo_jax.parallel import processes
 from igpo_jax.training import checkpoint_trees as trees
 from igpo_jax.training.checkpoint_guards import interrupted_later, quiet_coroutines, quiet_failures
 from igpo_jax.training.checkpoint_policy import CheckpointSettings, Keep
-from igpo_jax.training.files import in_words
+from igpo_jax.training.files import in_words, spared_when_full
 
 _log = logging.getLogger(__name__)
 #: Part of the names that Orbax gives to checkpoints until they are whole.
@@ -207,7 +207,9 @@ class Checkpoints:
             return
         self._keep.metrics[step] = metric
         kept = {str(known): value for known, value in self._keep.metrics.items() if known in self.steps()}
-        if processes.is_main():
+        if not processes.is_main():
+            return
+        with spared_when_full(f"{self.directory / _SCORES}"):
             draft = self.directory / f".{_SCORES}.draft"
             draft.write_text(json.dumps(kept))
             draft.replace(self.directory / _SCORES)

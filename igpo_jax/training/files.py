@@ -5,7 +5,10 @@ import errno
 import logging
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
+
+from igpo_jax.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _log = logging.getLogger(__name__)
@@ -20,6 +23,56 @@ def write_whole(path: pathlib.Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+class Growing:
+    """A file that grows by whole records: what a full disk refuses waits in memory for room, and no record is cut.
+
+    Args:
+      path: opened to append to; made if absent.
+
+    Raises:
+      OSError: the file cannot be opened, or a write fails for another reason than want of room.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path, self.waiting = path, b""
+        self._file = path.open("ab", buffering=0)
+        self._warned = False
+
+    def append(self, records: bytes) -> None:
+        """Adds records; they are in the file at once, or wait for room."""
+        self.waiting += records
+        self.drain()
+
+    def drain(self) -> bool:
+        """Writes what waits; whether nothing waits any more."""
+        before, done = os.fstat(self._file.fileno()).st_size, 0
+        try:
+            while done < len(self.waiting):
+                done += os.write(self._file.fileno(), self.waiting[done:])
+            self.waiting, self._warned = b"", False
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), before)
+            if not is_full(error):
+                raise
+            if not self._warned:
+                _log.warning("%s cannot grow (%s); what is to be added waits for room", self.path, error.strerror)
+            self._warned = True
+        return not self.waiting
+
+    def sync(self) -> bool:
+        """Waits until every record is on the disk; False where some still wait for room."""
+        self.drain()
+        os.fsync(self._file.fileno())
+        return not self.waiting
+
+    def close(self) -> bytes:
+        """Closes the file; what found no room."""
+        if not self._file.closed:
+            self.drain()
+            self._file.close()
+        return self.waiting
 
 
 def is_full(error: BaseException) -> bool:
@@ -39,6 +92,20 @@ def spared_when_full(what: str) -> Iterator[None]:
         if not is_full(error):
             raise
         _log.warning("%s could not be written (%s); the run goes on without", what, error.strerror)
+
+
+@contextlib.contextmanager
+def named_when_full(folder: pathlib.Path) -> Iterator[None]:
+    """Turns the error of a full disk, where a run cannot do without what it wanted to write, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise UserError(
+            f"the disk of {folder} is full ({error.strerror}; {in_words(shutil.disk_usage(folder).free)} are free); "
+            "make room and start the same command again: what a run has saved there is intact"
+        ) from error
 
 
 def in_words(size: float) -> str:

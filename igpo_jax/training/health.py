@@ -3,6 +3,7 @@
 Every signature is a function of the rows so far, so that a run that was stopped and continued finds the same.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -12,6 +13,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from igpo_jax.errors import UserError
+from igpo_jax.training.files import Growing, spared_when_full
 
 FILE = "health.jsonl"
 
@@ -218,8 +220,9 @@ class Monitor:
         """The signatures that appear with this row; they are recorded."""
         found = self._observe(step, values)
         if self._path is not None and found:
-            with self._path.open("a", encoding="utf-8") as handle:
-                handle.writelines(map(_line, found))
+            # The next start records it again, from the rows.
+            with spared_when_full(self._path.name), contextlib.closing(Growing(self._path)) as file:
+                file.append("".join(map(_line, found)).encode())
         return found
 
     def _observe(self, step: int, values: Values) -> list[Finding]:

@@ -14,12 +14,12 @@ import pathlib
 import re
 import threading
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from igpo_jax.rewards.verdict import Judge, Verdict
-from igpo_jax.training.files import is_full
+from igpo_jax.training.files import Growing, spared_when_full
 
 FOLDER = "journal"
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Journal:
         self._lock = threading.RLock()
         self._known: dict[str, Verdict] = {}
         self._replaced: dict[str, Any] | None = None
-        self._file: IO[str] | None = None
+        self._file: Growing | None = None
         self._title = ""
         #: Verdicts of this step that are time-outs, replayed ones included.
         self.timed_out = 0
@@ -125,16 +125,11 @@ class Journal:
     def _write(self, entries: list[dict[str, Any]]) -> None:
         if not entries:
             return
-        try:
+        with spared_when_full(f"the journal of {self._title}"):
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._file = (self._folder / f"{self._title}.p{self._process}.jsonl").open("a", encoding="utf-8")
-            self._file.write("".join(json.dumps(entry) + "\n" for entry in entries))
-            self._file.flush()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            _log.warning("the journal of %s could not be written (%s); the run goes on", self._title, error.strerror)
+                self._file = Growing(self._folder / f"{self._title}.p{self._process}.jsonl")
+            self._file.append("".join(json.dumps(entry) + "\n" for entry in entries).encode())
 
 
 def _key(gold: str, text: str) -> str:

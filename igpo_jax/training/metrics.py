@@ -16,10 +16,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from igpo_jax.errors import UserError
-from igpo_jax.training.files import is_full, write_whole
+from igpo_jax.training.files import Growing, spared_when_full, write_whole
+from igpo_jax.training.tensorboard import Events
 from igpo_jax.training.trackers import Tracker
 
 FILE = "metrics.jsonl"
@@ -64,9 +63,8 @@ class MetricsLog:
         self._tracker = tracker
         self._path = self.directory / FILE
         self._tensorboard = tensorboard
-        self._waiting = b""
         self._logged: set[tuple[str, int]] = set()
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, Events] = {}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._open(read_metrics(self.directory))
@@ -91,17 +89,17 @@ class MetricsLog:
         rows = read_metrics(self.directory)
         kept = [row for row in rows if row.stage != stage or row.step <= step]
         if len(kept) < len(rows):
-            self._file.close()
-            self._open(kept)
+            self._open(kept, self._file.close())
             if self._tensorboard:
                 self._close_writer(stage)
                 self._writers[stage] = self._writer(stage, purge_step=step + 1)
         return len(rows) - len(kept)
 
-    def _open(self, rows: list[Row]) -> None:
-        """Leaves exactly ``rows`` in the file, and opens it for more."""
+    def _open(self, rows: list[Row], waiting: bytes = b"") -> None:
+        """Leaves exactly ``rows`` in the file, and opens it for more, first for those that wait for room."""
         write_whole(self._path, "".join(_encode(row) for row in rows))
-        self._file = self._path.open("ab", buffering=0)
+        self._file = Growing(self._path)
+        self._file.append(waiting)
         self._logged = {(row.stage, row.step) for row in rows}
 
     def has(self, stage: str, step: int) -> bool:
@@ -130,43 +128,21 @@ class MetricsLog:
             )
         row = Row(stage, int(step), time.time(), {name: float(value) for name, value in values.items()})
         self._logged.add((row.stage, row.step))
-        self._waiting += _encode(row).encode()
-        self._drain()
+        self._file.append(_encode(row).encode())
         if self._tracker is not None:
             self._tracker.write(stage, row.step, row.values)
         if self._tensorboard:
-            writer = self._writers.get(stage) or self._writers.setdefault(stage, self._writer(stage))
-            for name, value in row.values.items():
-                if math.isfinite(value):
-                    writer.add_scalar(name, value, global_step=row.step, walltime=row.time)
-
-    def _drain(self) -> None:
-        """Writes the rows that wait; where the disk is too full for them the file still ends with a whole line."""
-        before, done = os.fstat(self._file.fileno()).st_size, 0
-        try:
-            while done < len(self._waiting):
-                done += os.write(self._file.fileno(), self._waiting[done:])
-            self._waiting = b""
-        except OSError as error:
-            os.ftruncate(self._file.fileno(), before)
-            if not is_full(error):
-                raise
-            _log.warning("%s cannot grow (%s); its next rows wait for room", self._path, error.strerror)
+            with spared_when_full("TensorBoard's events"):
+                writer = self._writers.get(stage) or self._writers.setdefault(stage, self._writer(stage))
+                finite = {name: value for name, value in row.values.items() if math.isfinite(value)}
+                writer.write(row.step, row.time, finite)
 
     def sync(self) -> bool:
         """Waits until every row is on the disk; False where some still wait for room."""
-        self._drain()
-        os.fsync(self._file.fileno())
-        return not self._waiting
+        return self._file.sync()
 
-    def _writer(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
-        # Files are otherwise named by the second, and a quick restart would write over the one before.
-        return SummaryWriter(
-            str(self.directory / "tensorboard" / stage),
-            purge_step=purge_step,
-            flush_secs=20,
-            filename_suffix=f".{time.time_ns()}",
-        )
+    def _writer(self, stage: str, purge_step: int | None = None) -> Events:
+        return Events(self.directory / "tensorboard" / stage, purge_step)
 
     def _close_writer(self, stage: str) -> None:
         if stage in self._writers:
@@ -178,16 +154,14 @@ class MetricsLog:
         Raises:
           UserError: rows are lost, because the disk stayed full.
         """
-        if not self._file.closed:
-            self._drain()
-            self._file.close()
+        waiting = self._file.close()
         for stage in list(self._writers):
             self._close_writer(stage)
         if self._tracker is not None:
             self._tracker.close()
-        if self._waiting:
+        if waiting:
             raise UserError(
-                f"{self._waiting.count(bytes([10]))} rows of {self._path} could not be written, because the disk is "
+                f"{waiting.count(bytes([10]))} rows of {self._path} could not be written, because the disk is "
                 "full; make room and start the run again, which repeats what is after the last checkpoint"
             )
 

@@ -49,10 +49,14 @@ def save(
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for record in sorted(itertools.chain(*parts), key=lambda record: not record["learnt_from"]):
-            file.write(json.dumps({"step": step} | record) + "\n")
-    partial.rename(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for record in sorted(itertools.chain(*parts), key=lambda record: not record["learnt_from"]):
+                file.write(json.dumps({"step": step} | record) + "\n")
+        partial.rename(path)
+    except OSError:
+        partial.unlink(missing_ok=True)  # on a full disk it would take the room of what matters
+        raise
     return path
 
 

@@ -135,8 +135,12 @@ class Stage:
             return
         # A checkpoint that is ahead of the log would leave steps without a row; and while updates are skipped, those
         # from before, which may be the cure, are not replaced by more of the same parameters.
-        early = processes.agree_any(not self._run.log.sync()) or int(state.skipped_in_a_row)
-        if early and not force:
+        waiting = processes.agree_any(not self._run.log.sync())
+        if waiting and not force:
+            console.warn(
+                f"no checkpoint of step {step} is made: the rows of metrics before it wait for room on the disk"
+            )
+        if (waiting or int(state.skipped_in_a_row)) and not force:
             return
         extra = {"seconds": self.elapsed(), "sums": self.sums}
         if self._checkpoints.save(step, dataclasses.replace(state, frozen=None), extra, force=force):

@@ -14,9 +14,11 @@ from igpo_jax.errors import UserError
 from igpo_jax.rewards.verdict import Verdict
 from igpo_jax.training import checkpoints
 from igpo_jax.training.checkpoints import Checkpoints, CheckpointSettings
-from igpo_jax.training.files import in_words, is_full, spared_when_full, write_whole
+from igpo_jax.training.files import in_words, is_full, named_when_full, spared_when_full, write_whole
+from igpo_jax.training.health import HealthSettings, Monitor, read_findings
 from igpo_jax.training.journal import Journal
 from igpo_jax.training.metrics import FILE, MetricsLog, read_metrics
+from tests.training import tiny
 
 EVERY = CheckpointSettings(every=1, keep_last=5)
 MIB = 2**20
@@ -142,7 +144,12 @@ def test_a_journal_without_room_does_not_stop_the_run(tmp_path, caplog):
     journal.begin("igpo", 1)
     with files_end_at(10), caplog.at_level(logging.WARNING):
         assert journal.judge([("1", "one")])[0].correct
-    assert "the journal of igpo_000001 could not be written" in caplog.text
+        journal.begin("igpo", 2)
+        assert journal.judge([("1", "one")])[0].correct
+        journal.end()
+        journal.begin("igpo", 1)
+        assert journal.judge([("1", "one")])[0].correct
+    assert "igpo_000001.p0.jsonl cannot grow" in caplog.text
     journal.judge([("2", "two")])
     journal.end()
     again = Journal(None, tmp_path)
@@ -158,6 +165,43 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert is_full(failed.value) and path.read_text() == "first"
     write_whole(path, "third")
     assert path.read_text() == "third" and names(path.parent) == ["config.json"]
+
+
+def test_tensorboard_waits_for_room_and_nobody_for_it(tmp_path, caplog):
+    """A thread that dies of a full disk leaves a queue behind that nobody empties, and the run would wait for it."""
+    folder = tmp_path / "tensorboard" / "rl"
+    with MetricsLog(tmp_path) as log:
+        log.write("rl", 0, {"a": 0})
+        with files_end_at(next(folder.iterdir()).stat().st_size + 20), caplog.at_level(logging.WARNING):
+            for step in range(1, 30):
+                log.write("rl", step, {"a": step})
+        assert str(folder) in caplog.text
+        log.write("rl", 30, {"a": 30})
+    events = list(tiny.tensorboard_events(folder))
+    assert [event.step for event in events if event.summary.value] == list(range(31))
+
+
+def test_a_finding_and_a_score_without_room_do_not_stop_the_run(tmp_path, caplog):
+    watch = Monitor(HealthSettings(), "igpo", tmp_path)
+    with Checkpoints(tmp_path / "checkpoints", EVERY) as saved, caplog.at_level(logging.WARNING):
+        saved.save(1, state(1))
+        saved.wait()
+        with files_end_at(0):
+            assert watch.observe(1, {"ratio_gap": 1.0})
+            saved.score(1, 0.5)
+        assert saved.best_step() == 1
+    assert "health.jsonl cannot grow" in caplog.text and "scores.json could not be written" in caplog.text
+    watch.observe(2, {"ratio_gap": 0.0})
+    watch.observe(3, {"ratio_gap": 1.0})
+    assert [finding.step for finding in read_findings(tmp_path)] == [3]
+
+
+def test_what_a_run_cannot_do_without_is_one_sentence(tmp_path):
+    sentence = r"the disk of .* is full \(File too large; .* are free\); make room"
+    with pytest.raises(UserError, match=sentence), named_when_full(tmp_path), files_end_at(3):
+        write_whole(tmp_path / "summary.json", "long enough")
+    with pytest.raises(PermissionError), named_when_full(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_only_a_full_disk_is_forgiven(caplog):

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import struct
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from igpo_jax.errors import UserError
 from igpo_jax.training import metrics
 from igpo_jax.training.metrics import MetricsLog, read_metrics
+from tests.training import tiny
 
 
 def steps(directory, stage):
@@ -136,25 +136,13 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
         MetricsLog(tmp_path / "file" / "run")
 
 
-def tensorboard_records(folder):
-    """The payloads of every TensorBoard file: length (8 bytes), its checksum (4), payload, its checksum (4)."""
-    for path in sorted(folder.glob("events*")):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            yield data[12 : 12 + length]
-            data = data[16 + length :]
-
-
 def test_tensorboard_gets_finite_values_and_the_purge_of_a_resumed_step(tmp_path):
-    from tensorboardX.proto.event_pb2 import Event
-
     for resumed in (0, 2):
         with MetricsLog(tmp_path) as log:
             log.truncate("rl", resumed)
             for step in range(resumed + 1, 4):
                 log.write("rl", step, {"reward": step / 2, "bad": math.nan})
-    events = [Event.FromString(record) for record in tensorboard_records(tmp_path / "tensorboard" / "rl")]
+    events = list(tiny.tensorboard_events(tmp_path / "tensorboard" / "rl"))
     scalars = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
     assert sorted(scalars) == [(1, "reward", 0.5), (2, "reward", 1.0), (3, "reward", 1.5), (3, "reward", 1.5)]
     assert [e.step for e in events if e.HasField("session_log")] == [3]

@@ -2,10 +2,13 @@
 
 import dataclasses
 import pathlib
+import struct
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from tensorboardX.proto.event_pb2 import Event
 
 from igpo_jax.data.settings import DataSettings
 from igpo_jax.diffusion.sampler import Sampler
@@ -161,6 +164,16 @@ def run_settings(**changes: Any) -> RunSettings:
         warm_up=False,
     )
     return dataclasses.replace(settings, **changes)
+
+
+def tensorboard_events(folder: pathlib.Path) -> Iterator[Event]:
+    """Those of every file: a length (8 bytes) and its checksum (4), the event and its checksum (4)."""
+    for path in sorted(folder.glob("events*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
 
 
 def files_of(folder: pathlib.Path) -> dict[str, bytes]:
