@@ -101,13 +101,21 @@ def _closing_brace(text: str, start: int, stop: int) -> int | None:
 
 
 def _from_tag(text: str) -> tuple[str, str] | None:
-    start = _end_of_last(_TAG, text)
-    if start is None:
+    tags = list(_TAG.finditer(text))
+    if not tags:
         return None
+    if len(tags) > 1 and _stands_for_a_closing_tag(text, tags[-2], tags[-1]):
+        text, tags = text[: tags[-1].start()], tags[:-1]
+    start = tags[-1].end()
     tag = _CLOSING_TAG.search(text, start)
     content = text[start : tag.start() if tag else len(text)]
     inner = _from_hashes(content) or _from_phrase(content)
     return (inner[0] if inner else content), "tag"
+
+
+def _stands_for_a_closing_tag(text: str, before: re.Match[str], last: re.Match[str]) -> bool:
+    """Whether the last opening tag has nothing behind it and the one before is still open: "<answer>18<answer>"."""
+    return not text[last.end() :].strip() and not _CLOSING_TAG.search(text, before.end(), last.start())
 
 
 def _from_hashes(text: str) -> tuple[str, str] | None:
