@@ -80,6 +80,7 @@ def encode_examples(
     """
     sorter = _Sorter(template, tokenizer, prompt_length, completion_length, long_prompts, long_completions)
     kept = [row for row in map(sorter.encode, examples) if row is not None]
+    sorter.check()
     if not kept:
         raise UserError(sorter.why_nothing_is_left())
     return _to_arrays(kept, tokenizer, prompt_length, completion_length, sorter.report(len(kept)))
@@ -172,6 +173,7 @@ class _Sorter:
         self.rules = {"prompt": long_prompts, "completion": long_completions}
         self.lengths: dict[str, list[int]] = {"prompt": [], "completion": []}
         self.dropped: collections.Counter[str] = collections.Counter()
+        self.refused: dict[str, list[tuple[int, str]]] = {}
         self.cut = 0
 
     def encode(self, example: Example) -> _Row | None:
@@ -190,15 +192,23 @@ class _Sorter:
         if found <= self.limits[part]:
             return False
         if self.rules[part] == "error":
-            raise UserError(
-                f"the {part} of row {example.id} has {found} tokens, but {part}_length is {self.limits[part]};"
-                f" raise {_WIDTH_OF[part]}, or, where it is a row to learn from, set {_RULE_OF[part]} to 'drop'"
-            )
+            self.refused.setdefault(part, []).append((found, example.id))
+            return True
         if self.rules[part] == "keep":
             self.cut += 1
             return False
         self.dropped[f"{part}_too_long"] += 1
         return True
+
+    def check(self) -> None:
+        """Raises UserError for the first row that the rule ``error`` refuses, with the width that all would need."""
+        for part, rows in self.refused.items():
+            found, first = rows[0]
+            others = f"; {len(rows)} rows are longer, up to {max(rows)[0]}" if len(rows) > 1 else ""
+            raise UserError(
+                f"the {part} of row {first} has {found} tokens, but {part}_length is {self.limits[part]}{others};"
+                f" raise {_WIDTH_OF[part]}, or, where these are rows to learn from, set {_RULE_OF[part]} to 'drop'"
+            )
 
     def report(self, kept: int) -> dict[str, Any]:
         return {

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -71,10 +72,13 @@ def test_long_rows_follow_the_rule(words):
     assert [example.id for example in fewer.examples] == [
         row.id for row, length in zip(ROWS, prompts, strict=True) if length <= limit
     ]
-    with pytest.raises(
-        UserError, match=r"the completion of row sft-\d+ has \d+ tokens, but completion_length is 12; raise sft"
-    ):
+    refusal = (
+        r"the completion of row sft-\d+ has \d+ tokens, but completion_length is 12; (\d+) rows .* up to (\d+); rai"
+    )
+    with pytest.raises(UserError, match=refusal) as refused:
         encode_examples(ROWS, PLAIN, words, 40, 12, long_completions="error")
+    counted = re.search(refusal, str(refused.value))
+    assert [int(n) for n in counted.groups()] == [sum(length > 11 for length in completions), max(completions) + 1]
     kept = encode_examples(ROWS, PLAIN, words, 40, 12, long_completions="keep")
     assert len(kept) == 30 and kept.report["completions_cut"] == sum(length > 11 for length in completions)
     assert [len(trace.tokens) for trace in kept.traces] == completions
