@@ -48,6 +48,21 @@ def test_small_tpu():
     assert "not installed" not in json.loads(text)["versions"].values()
 
 
+def test_the_search_for_the_most_rows_that_fit():
+    """76,800 rows on four v5e chips: the compiler refuses all of them at once and a half, and takes a quarter."""
+    code, text = plan(
+        *("--config=configs/quickstart.py", "--topology=v5e:2x2", *SMALL, "--config.mesh.fsdp=4"),
+        *("--config.rl.rollout.groups=9600", "--config.data.rl_rows=9600", "--search"),
+    )
+    tried = text.splitlines()
+    assert code == 0 and tried[0].startswith("rl.micro_batches=1: 19200 rows a device at a time, needs 2")
+    assert tried[0].endswith("GiB of 15.75, does not fit") and tried[1].endswith("does not fit")
+    assert tried[3] == (
+        "the most rows that fit are 4800 a device at a time: --config.rl.micro_batches=4 --config.rl.score_batches=4"
+    )
+    assert text.splitlines()[-1].startswith("It fits: update has the least headroom")
+
+
 def test_small_h100():
     """One host of eight H100s, with cuDNN attention in the compiled text."""
     code, text = plan("--config=configs/quickstart.py", "--topology=h100:1x8", *SMALL, "--config.mesh.fsdp=8", "--json")
