@@ -47,12 +47,12 @@ def main(command: cli.Command) -> int:
     if reason := compiling.hopeless(run, target):
         print(json.dumps({"fits": False, "reason": reason}) if command.flags.json else reason)
         return 1
-    overrides = dict(command.overrides)
+    overrides, ready = dict(command.overrides), []
     if command.flags.search:
-        run, tried = search.largest(run, target, _note)
-        print("\n".join(tried), file=sys.stderr if command.flags.json else sys.stdout)
-        overrides |= search.parts(run)
-    plan = compiling.make_plan(run, target, command.config_file, overrides, _note)
+        found = search.largest(run, target, _note)
+        print(found.sentence, file=sys.stderr if command.flags.json else sys.stdout, flush=True)
+        run, overrides, ready = found.settings, overrides | found.changes, [found.update]
+    plan = compiling.make_plan(run, target, command.config_file, overrides, _note, ready)
     text = record.to_json(plan)
     print(text.rstrip() if command.flags.json else report.render(json.loads(text)))
     return 0 if plan.fits else 1

@@ -5,7 +5,7 @@ import datetime
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -115,6 +115,7 @@ def make_plan(
     config: str = "",
     overrides: dict[str, Any] | None = None,
     note: Callable[[str], None] = lambda _: None,
+    ready: Sequence[tuple[Estimate, str]] = (),
 ) -> Plan:
     """Compiles every program of a run for a topology.
 
@@ -124,15 +125,18 @@ def make_plan(
       config: the config file's name, for the record.
       overrides: what was changed on the command line, for the record.
       note: called with one line before each compilation.
+      ready: what ``compile_one`` gave for programs of these settings, which are then not compiled again.
 
     Raises:
       UserError: as ``open_plan``.
     """
     abstract = open_plan(settings, topology)
+    known = {result.name: (result, kernel) for result, kernel in ready}
     estimates, kernels = [], set()
     for program in programs(abstract):
-        note(f"compiling {program.name} for {topology.name}")
-        result, kernel = compile_one(program, abstract, topology)
+        if program.name not in known:
+            note(f"compiling {program.name} for {topology.name}")
+        result, kernel = known.get(program.name) or compile_one(program, abstract, topology)
         estimates.append(result)
         kernels |= {kernel} if kernel else set()
     leaves = jax.tree.leaves(llada.abstract(abstract.model.config))

@@ -7,6 +7,7 @@ from typing import Any
 from igpo_jax.errors import UserError
 from igpo_jax.parallel.mesh import mesh_shape
 from igpo_jax.planning.compiling import compile_one, open_plan
+from igpo_jax.planning.estimate import Estimate
 from igpo_jax.planning.programs import programs
 from igpo_jax.planning.topology import Topology
 from igpo_jax.training.run_settings import RunSettings
@@ -14,17 +15,25 @@ from igpo_jax.training.run_settings import RunSettings
 Note = Callable[[str], None]
 
 
-def largest(settings: RunSettings, topology: Topology, note: Note) -> tuple[RunSettings, list[str]]:
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search ended with."""
+
+    settings: RunSettings  #: with the fewest micro-batches that fit; with the most where none does
+    changes: dict[str, Any]  #: the fields that it sets, by path
+    update: tuple[Estimate, str]  #: the update as ``compiling.compile_one`` gave it, not to be compiled again
+    sentence: str
+
+
+def largest(settings: RunSettings, topology: Topology, note: Note) -> Found:
     """The settings with the fewest micro-batches whose update still fits, found by doubling and halving.
+
+    What is set is rl.micro_batches and rl.score_batches, or sft.micro_batches where nothing else trains.
 
     Args:
       settings: the whole configuration; its own number of micro-batches is tried first.
       topology: where it would run.
-      note: called with one line before each compilation.
-
-    Returns:
-      The settings changed in rl.micro_batches (or sft.micro_batches where nothing else trains), a line for each number
-      that was tried, and one for the winner. Where none fits, the settings with the most micro-batches.
+      note: called with one line before and after each compilation.
 
     Raises:
       UserError: the config trains nothing, or as ``compiling.open_plan``.
@@ -32,34 +41,28 @@ def largest(settings: RunSettings, topology: Topology, note: Note) -> tuple[RunS
     stage = "rl" if settings.rl.steps else "sft"
     if not getattr(settings, stage).steps:
         raise UserError("--search looks for the micro-batch of an update, but sft.steps and rl.steps are both 0")
+    rows = _rows(settings, stage)
     shards = _shards(settings, topology)
-    choices = part_counts(_rows(settings, stage), shards)
-    place = _nearest(choices, getattr(settings, stage).micro_batches)
-    lines: list[str] = []
-    fitting: set[int] = set()
+    choices = part_counts(rows, shards)
+    tried: dict[int, tuple[Estimate, str]] = {}
 
     def fits(place: int) -> bool:
-        changed = _with(settings, stage, choices[place])
-        note(f"compiling the update with {stage}.micro_batches={choices[place]}")
-        held = _rows(settings, stage) // choices[place] // shards
-        verdict, needed = _update_fits(changed, topology, stage)
-        lines.append(f"{stage}.micro_batches={choices[place]}: {held} rows a device at a time, {needed}")
-        fitting.update({place} if verdict else ())
-        return verdict
+        count = choices[place]
+        note(f"compiling the update with {stage}.micro_batches={count}")
+        tried[place] = _compiled(_with(settings, stage, count), topology, stage)
+        held = rows // count // shards
+        note(f"{stage}.micro_batches={count}: {held} rows a device at a time, {_verdict(tried[place][0], topology)}")
+        return tried[place][0].fits
 
-    best = climb(fits, place, len(choices))
-    found = _with(settings, stage, choices[best])
-    given = " ".join(f"--config.{path}={value}" for path, value in parts(found, stage).items())
-    held = _rows(settings, stage) // choices[best] // shards
-    won = f"the most rows that fit are {held} a device at a time: {given}"
-    return found, [*lines, won if best in fitting else f"not even {held} rows a device at a time fit: {given}"]
-
-
-def parts(settings: RunSettings, stage: str = "") -> dict[str, Any]:
-    """The fields that the search sets, by path: those of a stage, by default of the one that it works on."""
-    stage = stage or ("rl" if settings.rl.steps else "sft")
+    best = climb(fits, _nearest(choices, getattr(settings, stage).micro_batches), len(choices))
     names = ("micro_batches", "score_batches") if stage == "rl" else ("micro_batches",)
-    return {f"{stage}.{name}": getattr(getattr(settings, stage), name) for name in names}
+    changes = {f"{stage}.{name}": choices[best] for name in names}
+    held = rows // choices[best] // shards
+    how = " ".join(f"--config.{path}={value}" for path, value in changes.items())
+    sentence = f"the most rows that fit are {held} a device at a time: {how}"
+    if not tried[best][0].fits:
+        sentence = f"not even {held} rows a device at a time fit: {how}"
+    return Found(_with(settings, stage, choices[best]), changes, tried[best], sentence)
 
 
 def climb(fits: Callable[[int], bool], place: int, count: int) -> int:
@@ -105,11 +108,14 @@ def _with(settings: RunSettings, stage: str, count: int) -> RunSettings:
     return dataclasses.replace(settings, **{stage: dataclasses.replace(getattr(settings, stage), **changes)})
 
 
-def _update_fits(settings: RunSettings, topology: Topology, stage: str) -> tuple[bool, str]:
-    """Whether the stage's update fits, and what it needs, in words."""
+def _compiled(settings: RunSettings, topology: Topology, stage: str) -> tuple[Estimate, str]:
+    """The stage's update, and its attention kernel."""
     abstract = open_plan(settings, topology)
     name = "update" if stage == "rl" else "sft update"
     program = next(one for one in programs(abstract) if one.name == name)
-    result, _ = compile_one(program, abstract, topology)
+    return compile_one(program, abstract, topology)
+
+
+def _verdict(result: Estimate, topology: Topology) -> str:
     needed = "needs more than there is" if result.needed is None else f"needs {result.needed:.2f} GiB"
-    return result.fits, f"{needed} of {topology.usable_gib:g}, {'fits' if result.fits else 'does not fit'}"
+    return f"{needed} of {topology.usable_gib:g}, {'fits' if result.fits else 'does not fit'}"

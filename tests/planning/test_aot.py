@@ -54,12 +54,8 @@ def test_the_search_for_the_most_rows_that_fit():
         *("--config=configs/quickstart.py", "--topology=v5e:2x2", *SMALL, "--config.mesh.fsdp=4"),
         *("--config.rl.rollout.groups=9600", "--config.data.rl_rows=9600", "--search"),
     )
-    tried = text.splitlines()
-    assert code == 0 and tried[0].startswith("rl.micro_batches=1: 19200 rows a device at a time, needs 2")
-    assert tried[0].endswith("GiB of 15.75, does not fit") and tried[1].endswith("does not fit")
-    assert tried[3] == (
-        "the most rows that fit are 4800 a device at a time: --config.rl.micro_batches=4 --config.rl.score_batches=4"
-    )
+    best = "the most rows that fit are 4800 a device at a time: "
+    assert code == 0 and text.startswith(f"{best}--config.rl.micro_batches=4 --config.rl.score_batches=4\n")
     assert text.splitlines()[-1].startswith("It fits: update has the least headroom")
 
 

@@ -76,6 +76,17 @@ def test_a_whole_plan(here):
     assert "It fits: " in text and "all-gather" in text and f"jax {jax.__version__}" in text
 
 
+def test_what_a_search_compiled_is_not_compiled_again(here, monkeypatch):
+    """The winner's update goes into the plan as it is."""
+    abstract = compiling.open_plan(rl_only(), SLICE)
+    update = compiling.compile_one(programs(abstract)[-1], abstract, SLICE)
+    monkeypatch.setattr(compiling, "programs", lambda _: programs(abstract)[-1:])
+    monkeypatch.setattr(compiling, "compile_one", None)
+    notes = []
+    plan = compiling.make_plan(rl_only(), SLICE, note=notes.append, ready=[update])
+    assert plan.programs == (update[0],) and plan.attention == "xla" and not notes
+
+
 def test_rollout_traffic_is_the_weights_once_a_forward(here):
     """Six denoising steps, each with every matrix of the blocks gathered once: 7/8 of it comes over the links."""
     abstract = compiling.open_plan(rl_only(), SLICE)

@@ -1,6 +1,7 @@
 """The search for the largest micro-batch that fits."""
 
 import dataclasses
+import types
 
 import pytest
 
@@ -31,35 +32,43 @@ def test_every_device_keeps_whole_rows(rows, shards, counts):
     assert search.part_counts(rows, shards) == counts
 
 
-def test_both_passes_are_cut_alike(monkeypatch):
-    """Scoring is cut into as many parts as the update, so the winner's other programs fit with it."""
+RL_ONLY = dataclasses.replace(tiny.run_settings(), sft=dataclasses.replace(tiny.run_settings().sft, steps=0))
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Settings whose update was "compiled"; as many rows at a time fit as the seed says."""
     tried = []
 
-    def fits(settings, target, stage):
-        tried.append((settings.rl.micro_batches, settings.rl.score_batches))
-        return settings.rl.micro_batches >= 2, "needs 1 GiB"
+    def compile_one(settings, target, stage):
+        tried.append(settings)
+        rows = settings.rl.rollout.rows // settings.rl.micro_batches
+        return types.SimpleNamespace(name="update", fits=rows <= tried[0].seed, needed=rows / 10), "splash"
 
-    monkeypatch.setattr(search, "_update_fits", fits)
-    settings = tiny.run_settings(sft=dataclasses.replace(tiny.run_settings().sft, steps=0))
-    found, lines = search.largest(settings, topology.parse("v6e:2x4"), lambda _: None)
-    assert (found.rl.micro_batches, found.rl.score_batches) == (2, 2)
-    assert tried == [(2, 2), (1, 1)] and len(lines) == 3
-    held = settings.rl.rollout.rows // 2 // 8
-    assert lines[-1] == (
-        f"the most rows that fit are {held} a device at a time: --config.rl.micro_batches=2 --config.rl.score_batches=2"
+    monkeypatch.setattr(search, "_compiled", compile_one)
+    return tried
+
+
+def test_both_passes_are_cut_alike(compiled):
+    """Scoring is cut into as many parts as the update, so the winner's other programs fit with it."""
+    notes = []
+    settings = dataclasses.replace(RL_ONLY, seed=8)
+    found = search.largest(settings, topology.parse("v6e:2x4"), notes.append)
+    assert (found.settings.rl.micro_batches, found.settings.rl.score_batches) == (2, 2)
+    assert [(one.rl.micro_batches, one.rl.score_batches) for one in compiled] == [(2, 2), (1, 1)]
+    assert found.changes == {"rl.micro_batches": 2, "rl.score_batches": 2}
+    assert found.update[0].needed == 0.8 and found.update[1] == "splash"
+    assert found.sentence == (
+        "the most rows that fit are 1 a device at a time: --config.rl.micro_batches=2 --config.rl.score_batches=2"
     )
-    assert search.parts(found) == {"rl.micro_batches": 2, "rl.score_batches": 2}
-    assert search.parts(dataclasses.replace(found, rl=dataclasses.replace(found.rl, steps=0))) == {
-        "sft.micro_batches": found.sft.micro_batches
-    }
+    assert notes[1] == "rl.micro_batches=2: 1 rows a device at a time, needs 0.80 GiB of 31.25, fits"
+    assert notes[3] == "rl.micro_batches=1: 2 rows a device at a time, needs 1.60 GiB of 31.25, does not fit"
 
 
-def test_where_none_fits_that_is_said(monkeypatch):
-    monkeypatch.setattr(search, "_update_fits", lambda *_: (False, "needs 99 GiB"))
-    settings = tiny.run_settings(sft=dataclasses.replace(tiny.run_settings().sft, steps=0))
-    found, lines = search.largest(settings, topology.parse("v6e:2x4"), lambda _: None)
-    assert lines[-1].startswith("not even 1 rows a device at a time fit: --config.rl.micro_batches=")
-    assert found.rl.micro_batches == settings.rl.rollout.rows // 8
+def test_where_none_fits_that_is_said(compiled):
+    found = search.largest(dataclasses.replace(RL_ONLY, seed=0), topology.parse("v6e:2x4"), lambda _: None)
+    assert found.sentence.startswith("not even 1 rows a device at a time fit: --config.rl.micro_batches=2 ")
+    assert found.settings.rl.micro_batches == 2 and not found.update[0].fits
 
 
 def test_nothing_to_search():
