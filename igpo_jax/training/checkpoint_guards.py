@@ -6,20 +6,40 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
+
+
+#: Seconds that reads beside a failed one get to fail too.
+_AFTERMATH = 0.3
 
 
 @contextlib.contextmanager
 def quiet_coroutines() -> Iterator[None]:
-    """Drops what Python prints when Orbax abandons the reads beside a failed one; the failure itself is reported."""
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda _: None
+    """Drops what is said when Orbax abandons the reads beside a failed one; who asked for them reports the failure.
+
+    Python speaks of the coroutines, asyncio of the errors that nobody fetched, and tensorstore's threads, through
+    ``sys.excepthook``, of the event loop that is gone.
+    """
+    hooks, log = (sys.unraisablehook, sys.excepthook), logging.getLogger("asyncio")
+    sys.unraisablehook, sys.excepthook, level = lambda _: None, _but_closed_loops, log.level
+    log.setLevel(logging.CRITICAL + 1)
     try:
         yield
+    except Exception:
+        time.sleep(_AFTERMATH)
+        raise
     finally:
         gc.collect()
-        sys.unraisablehook = hook
+        sys.unraisablehook, sys.excepthook = hooks
+        log.setLevel(level)
+
+
+def _but_closed_loops(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextlib.contextmanager

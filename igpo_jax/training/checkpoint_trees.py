@@ -1,5 +1,7 @@
 """A training state as the flat dict of plain arrays that a checkpoint stores, and back."""
 
+import json
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +35,45 @@ def from_storage(arrays: Mapping[str, jax.Array], like: Any) -> Any:
         for path, leaf in _flatten(like).items()
     ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
+    """By path, the sum of an array's bits as unsigned words, modulo 2**32: another where a bit has flipped.
+
+    The same on every layout of the devices, because sums of whole numbers do not depend on their order; each array is
+    summed up where it lies. All processes have to call it.
+    """
+    sums = {path: _sum_of_bits(jnp.asarray(array)) for path, array in arrays.items()}
+    return {path: int(value) for path, value in sums.items()}
+
+
+@jax.jit
+def _sum_of_bits(array: jax.Array) -> jax.Array:
+    if array.dtype == jnp.bool_:
+        return jnp.sum(array, dtype=jnp.uint32)
+    word = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
+    return jnp.sum(jax.lax.bitcast_convert_type(array, word), dtype=jnp.uint32)
+
+
+def record_checksum(record: Mapping[str, Any]) -> int:
+    """That of the JSON values beside the arrays."""
+    return zlib.crc32(json.dumps({**record, "own_checksum": 0}, sort_keys=True).encode())
+
+
+def check_sums(record: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Raises ValueError where what was read is not what was saved; older checkpoints, without sums, are passed.
+
+    Args:
+      record: the JSON values of the checkpoint, among them ``checksums`` and ``own_checksum``.
+      arrays: by path, those of its arrays that were read.
+    """
+    if record.get("own_checksum", record_checksum(record)) != record_checksum(record):
+        raise ValueError("bits have changed on the disk in what is stored beside the arrays")
+    saved = record.get("checksums", {})
+    found = checksums({path: array for path, array in arrays.items() if path in saved})
+    damaged = [path for path, value in found.items() if value != saved[path]]
+    if damaged:
+        raise ValueError(_listing(f"bits have changed on the disk in {len(damaged)} arrays", damaged))
 
 
 def check(saved: Mapping[str, Any], wanted: Mapping[str, Any], source: str, subset: bool) -> None:

@@ -188,8 +188,14 @@ class Checkpoints:
         if processes.agree_any(missing > 0):
             raise self._write_error(step, OSError("no room for it"))
         self._current = step
-        record = {"metric": metric, "extra": {"device_count": jax.device_count(), **extra}}
-        args = ocp.args.Composite(state=ocp.args.PyTreeSave(trees.to_storage(state)), extra=ocp.args.JsonSave(record))
+        arrays = trees.to_storage(state)
+        record = {
+            "metric": metric,
+            "extra": {"device_count": jax.device_count(), **extra},
+            "checksums": trees.checksums(arrays),
+        }
+        record["own_checksum"] = trees.record_checksum(record)
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), extra=ocp.args.JsonSave(record))
         try:
             if step in self.steps():
                 self._manager.delete(step)
@@ -286,6 +292,7 @@ class Checkpoints:
                 extra=ocp.args.JsonRestore(),
             ),
         )
+        trees.check_sums(restored["extra"], restored["state"])
         return {**restored["state"], **added}, restored["extra"]["extra"]
 
     def _retire(self, failures: dict[int, str]) -> None:
