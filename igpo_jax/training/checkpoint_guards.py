@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-
 #: Seconds that reads beside a failed one get to fail too.
 _AFTERMATH = 0.3
 
