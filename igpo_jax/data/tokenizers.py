@@ -42,6 +42,7 @@ class Tokenizer:
     """Text to ids and back. Wraps a ``transformers.PreTrainedTokenizerFast``, which is in ``fast``.
 
     Attributes:
+        source: the folder that it was loaded from, or how it was made, for messages.
         mask_id: id of the mask token ``<|mdm_mask|>`` (or of the registered mask token).
         eos_id: id of the end token.
         pad_id: id that fills rows, the end token's id where the tokenizer registers no other.
@@ -51,6 +52,7 @@ class Tokenizer:
 
     def __init__(self, fast: Any, source: str, chat: str = "auto"):
         self.fast = fast
+        self.source = source
         self.mask_id = _special_id(fast, fast.mask_token_id, MASK, "mask", source)
         self.eos_id = _special_id(fast, fast.eos_token_id, EOS, "end", source)
         self.pad_id: int = self.eos_id if fast.pad_token_id is None else fast.pad_token_id

@@ -159,8 +159,9 @@ def _model(
 ) -> tuple[llada.ModelConfig, llada.Params]:
     """Configuration and starting parameters, sharded over the mesh."""
     if settings.model.checkpoint:
-        config, params, _ = load_model(settings.model.checkpoint, mesh, "float32")
+        config, params, known = load_model(settings.model.checkpoint, mesh, "float32")
         _agree(config, tokenizer, settings.model.checkpoint)
+        _same_ids(known, tokenizer, settings)
         _check_context(config, settings)
         check_shape(config, settings.model)
         return config, params
@@ -208,6 +209,25 @@ def _agree(config: llada.ModelConfig, tokenizer: tokenizers.Tokenizer, source: s
         raise UserError(
             f"{source}/config.json has embedding_size {config.embedding_size}, but the tokenizer has "
             f"{tokenizer.vocab_size} ids; use the tokenizer that belongs to the checkpoint"
+        )
+
+
+def _same_ids(known: tokenizers.Tokenizer | None, tokenizer: tokenizers.Tokenizer, settings: RunSettings) -> None:
+    """Raises UserError where the run's ids stand for other tokens than those that the checkpoint has learnt."""
+    source, kind = settings.model.checkpoint, settings.tokenizer.kind
+    if known is None:
+        if kind != "path":
+            raise UserError(
+                f"{source} has no tokenizer files, and ids that tokenizer.kind '{kind}' makes from the data mean "
+                "nothing to its weights; set tokenizer.kind to 'path' and tokenizer.path to the folder of its tokenizer"
+            )
+        return
+    learnt = {number: token for token, number in known.fast.get_vocab().items()}
+    others = [token for token, number in tokenizer.fast.get_vocab().items() if learnt.get(number, token) != token]
+    if others:
+        raise UserError(
+            f"{len(others)} of the run's {tokenizer.vocab_size} token ids stand for other tokens in {source}; use its "
+            f"tokenizer: set tokenizer.kind to 'path' and tokenizer.path to {known.source}"
         )
 
 

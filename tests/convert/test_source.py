@@ -216,6 +216,7 @@ def test_the_hugging_face_reader_refuses_several_dtypes_too(small):
 
 def test_training_starts_from_any_kind(small, model):
     """The field of the training settings that names a checkpoint goes through the same door."""
+    from igpo_jax.data.tokenizers import TokenizerSettings
     from igpo_jax.diffusion.sampler import Sampler
     from igpo_jax.training import run
     from igpo_jax.training.run_settings import ModelSettings, RunSettings
@@ -225,7 +226,10 @@ def test_training_starts_from_any_kind(small, model):
 
     def settings(folder):
         sampler = Sampler(length=32, block_length=32, steps=16, temperature=1.0)
-        return RunSettings(model=ModelSettings(checkpoint=str(folder)), prompt_length=16, sampler=sampler)
+        # The checkpoint has no tokenizer files, so one that is named stands for it.
+        tokenizer = TokenizerSettings(kind="path", path="elsewhere")
+        start = ModelSettings(checkpoint=str(folder))
+        return RunSettings(model=start, tokenizer=tokenizer, prompt_length=16, sampler=sampler)
 
     mesh = make_mesh(MeshSettings(data=4, fsdp=2))
     for folder in (small, model):

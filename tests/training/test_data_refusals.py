@@ -6,6 +6,7 @@ import types
 import pytest
 
 from igpo_jax.data.settings import DataSettings
+from igpo_jax.data.tokenizers import TokenizerSettings, build_tokenizer, load_tokenizer
 from igpo_jax.errors import UserError
 from igpo_jax.training import run
 from igpo_jax.training.prepared_data import prepare_data
@@ -23,6 +24,22 @@ def test_a_tokenizer_whose_mask_id_disagrees():
     run._agree(CONFIG, tokenizer(), "models/x")
     with pytest.raises(UserError, match=r"models/x/config.json has mask_token_id \d+, but the tokenizer's is 7"):
         run._agree(CONFIG, tokenizer(mask_id=7), "models/x")
+
+
+def test_a_tokenizer_whose_ids_the_checkpoint_has_learnt_otherwise(tmp_path):
+    """Two vocabularies of one size with the same special ids: nothing but their tokens tells them apart."""
+    bpe = TokenizerSettings(kind="bpe", vocab_size=300)
+    learnt, other = (build_tokenizer(bpe, [f"{word} {word} {word}s"] * 9) for word in ("cat", "dog"))
+    learnt.save(tmp_path)
+    known = load_tokenizer(tmp_path)
+    settings = tiny.run_settings(model=ModelSettings(checkpoint="models/x"), tokenizer=bpe)
+    run._same_ids(known, learnt, settings)
+    with pytest.raises(UserError, match=rf"token ids stand for other tokens in models/x.*tokenizer.path to {tmp_path}"):
+        run._same_ids(known, other, settings)
+    with pytest.raises(UserError, match=r"models/x has no tokenizer files, and ids that tokenizer.kind 'bpe' makes"):
+        run._same_ids(None, other, settings)
+    own = TokenizerSettings(kind="path", path=str(tmp_path))
+    run._same_ids(None, known, dataclasses.replace(settings, tokenizer=own))
 
 
 def test_rows_longer_than_the_checkpoint_s_context():
