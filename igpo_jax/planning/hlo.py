@@ -14,6 +14,7 @@ _CALLS = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"\b(?:true_computation|false_computation)=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHAINED = re.compile(r'channel_id=(\d+).*chain_id="')
 _CONSTANT = re.compile(r"^[su]\d+\[\](?:\{[^}]*\})? constant\((-?\d+)\)")
 _GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
@@ -32,6 +33,7 @@ class Sent:
     group: int  # devices that take part together
     shape: str  # largest array of the instruction, as in "bf16[4096,126464]"
     name: str  # where it comes from: the instruction's op_name, or its own name
+    chain: str = ""  # channel that all parts of a collective spread over several fusions have in common
 
     @property
     def total(self) -> float:
@@ -56,7 +58,10 @@ def collectives(text: str, devices: int, unknown_trips: int = 1) -> list[Sent]:
       unknown_trips: times that a loop runs whose end depends on data.
     """
     computations, entry = _computations(text)
-    return list(_walk(computations, entry, 1.0, devices, unknown_trips, set()))
+    found = list(_walk(computations, entry, 1.0, devices, unknown_trips, set()))
+    # TPUs spread one collective over the fusions that run meanwhile; each of them holds the whole instruction.
+    first: dict[str, Sent] = {}
+    return [one for one in found if not one.chain or first.setdefault(one.chain, one) is one]
 
 
 def has_call(text: str, *targets: str) -> bool:
@@ -170,7 +175,9 @@ def _sent(kind: str, instruction: _Instruction, times: float, devices: int, whol
     part = 1.0 if whole or instruction.opcode.endswith("-start") else group
     factor = {"all-reduce": 2 * share, "reduce-scatter": share * part, "collective-permute": 1.0}.get(kind, share)
     origin = re.search(r'op_name="([^"]*)"', instruction.rest)
-    return Sent(kind, size * factor, times, group, shape, origin[1] if origin else instruction.name)
+    chain = _CHAINED.search(instruction.rest)
+    name = origin[1] if origin else instruction.name
+    return Sent(kind, size * factor, times, group, shape, name, chain[1] if chain else "")
 
 
 def _bytes(shape: re.Match[str]) -> float:

@@ -129,6 +129,42 @@ def test_of_a_conditionals_branches_the_dearest_counts(called):
     assert sent.shape == "bf16[4,32]" and sent.total == 4 * 32 * 2 / 2
 
 
+CHAINED = """HloModule jit_scan
+
+%start (p.1: bf16[4,8]) -> bf16[4,16] {
+  %p.1 = bf16[4,8]{1,0} parameter(0)
+  %ag.1 = bf16[4,16]{1,0} all-gather(%p.1), channel_id=14, replica_groups={{0,1}}, frontend_attributes={chain_id="0"}
+  ROOT %custom-call.1 = bf16[4,16]{1,0} custom-call(%ag.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%meanwhile (p.2: bf16[4,8]) -> bf16[4,16] {
+  %p.2 = bf16[4,8]{1,0} parameter(0)
+  ROOT %ag.2 = bf16[4,16]{1,0} all-gather(%p.2), channel_id=14, replica_groups={{0,1}}, frontend_attributes={chain_id="0"}
+}
+
+%other (p.3: bf16[4,8]) -> bf16[4,16] {
+  %p.3 = bf16[4,8]{1,0} parameter(0)
+  ROOT %ag.3 = bf16[4,16]{1,0} all-gather(%p.3), channel_id=15, replica_groups={{0,1}}, frontend_attributes={chain_id="1"}
+}
+
+ENTRY %main (p.4: bf16[4,8]) -> bf16[4,16] {
+  %p.4 = bf16[4,8]{1,0} parameter(0)
+  %begun = bf16[4,16]{1,0} fusion(%p.4), kind=kCustom, calls=%start
+  %went_on = bf16[4,16]{1,0} fusion(%p.4), kind=kOutput, calls=%meanwhile
+  ROOT %done = bf16[4,16]{1,0} fusion(%p.4), kind=kCustom, calls=%other
+}
+"""
+
+
+def test_a_collective_spread_over_fusions_counts_once():
+    """As libtpu writes them for v5e: the same channel in every fusion that the collective runs beside."""
+    sent = hlo.collectives(CHAINED, 2)
+    assert [(one.kind, one.chain, one.total) for one in sent] == [
+        ("all-gather", "14", 64.0),
+        ("all-gather", "15", 64.0),
+    ]
+
+
 def test_a_switch_compiled_here_counts_once():
     mesh = make_mesh(MeshSettings(data=1, fsdp=2), jax.devices()[:2])
 
