@@ -20,10 +20,9 @@ def script(name):
 
 
 TABLE = script("plan_table")
-STORED = sorted(cell for cell in TABLE.CELLS if (TABLE.FOLDER / f"{cell}.json").exists())
 
 
-@pytest.mark.parametrize("cell", STORED)
+@pytest.mark.parametrize("cell", TABLE.CELLS)
 def test_the_config_has_not_changed_since(cell, monkeypatch):
     """Where this fails, the table no longer speaks of its config: run python benchmarks/plan_table.py."""
     monkeypatch.chdir(ROOT)
@@ -34,12 +33,12 @@ def test_the_config_has_not_changed_since(cell, monkeypatch):
     assert (plan["config"], plan["topology"], plan["devices"]) == (config, name, topology.parse(name).count)
 
 
-@pytest.mark.parametrize("cell", STORED)
+@pytest.mark.parametrize("cell", TABLE.CELLS)
 def test_every_plan_says_what_made_it_and_adds_up(cell):
     plan = record.read(TABLE.FOLDER / f"{cell}.json")
     assert plan["parameters"] == 8_015_581_184
     assert plan["versions"]["jax"] and "not installed" not in plan["versions"].values()
-    assert plan["fits"] == all(program["fits"] for program in plan["programs"])
+    assert plan["fits"] and all(program["fits"] for program in plan["programs"])
     for program in plan["programs"]:
         if program["memory"]:
             kinds = ("arguments", "temporaries", "outputs", "beside")
@@ -49,5 +48,4 @@ def test_every_plan_says_what_made_it_and_adds_up(cell):
 
 def test_the_page_shows_the_table():
     """docs/scaling.md holds what python benchmarks/plan_table.py --show prints."""
-    assert STORED
     assert TABLE.report.table(TABLE.rows()) in (ROOT / "docs" / "scaling.md").read_text()
