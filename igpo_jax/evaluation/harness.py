@@ -5,6 +5,7 @@ runs the harness's own command line. Needs the extra ``lm-eval``.
 """
 
 import dataclasses
+import inspect
 import sys
 import zlib
 from collections.abc import Sequence
@@ -19,13 +20,15 @@ from lm_eval.api.registry import register_model
 from igpo_jax.commands import checkpoint as checkpoints
 from igpo_jax.diffusion import denoise, monte_carlo
 from igpo_jax.diffusion.sampler import Sampler
-from igpo_jax.errors import UserError
+from igpo_jax.errors import UserError, nearest
 from igpo_jax.parallel import sharding
 from igpo_jax.parallel.mesh import MeshSettings, make_mesh
 from igpo_jax.rl import sampling
 from igpo_jax.training import console
 
 _ROOM = 64
+#: What the harness and its flags give to every model, of no use here.
+_NOT_OURS = frozenset({"device", "max_batch_size", "trust_remote_code"})
 
 
 @register_model("igpo_jax")
@@ -46,7 +49,7 @@ class DiffusionModel(LM):
       dtype: "auto", "float32" or "bfloat16".
       tensor: devices that share each matrix; the others hold copies.
       seed: of all draws.
-      **unused: what the harness passes to every model (device, max_batch_size).
+      **others: what the harness passes to every model (device, max_batch_size); any other name is refused.
 
     Raises:
       UserError: the checkpoint cannot be opened, lacks a tokenizer, or a value does not fit.
@@ -54,7 +57,7 @@ class DiffusionModel(LM):
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: str = "",
         length: int = 256,
         steps: int = 0,
         block_length: int = 32,
@@ -67,9 +70,12 @@ class DiffusionModel(LM):
         dtype: str = "auto",
         tensor: int = 1,
         seed: int = 0,
-        **unused: Any,
+        **others: Any,
     ):
         super().__init__()
+        _check_names(checkpoint, others)
+        _check_numbers(length=length, steps=steps, block_length=block_length, temperature=temperature)
+        _check_numbers(samples=samples, group=group, cfg=cfg, tensor=tensor, seed=seed)
         outline = checkpoints.read_outline(checkpoint)
         if outline.tokenizer is None:
             raise UserError(f"{checkpoint} has no tokenizer files, without which the harness cannot ask it anything")
@@ -217,6 +223,22 @@ class DiffusionModel(LM):
             rows = sharding.shard_batch((tokens, mask), self._mesh)
             done = denoise.denoise(self._policy, self._model, sampler, rows[0], rows[1], None)
         return sharding.to_host(done.tokens)[0].tolist() == list(answer)
+
+
+def _check_names(checkpoint: str, others: dict[str, Any]) -> None:
+    """Raises UserError for an argument that a typing error would leave without effect, and where there is no model."""
+    known = list(inspect.signature(DiffusionModel).parameters)[:-1]
+    for name in sorted(others.keys() - _NOT_OURS):
+        raise UserError(f"--model_args has '{name}', which is not one of its names{nearest(name, known)}")
+    if not checkpoint:
+        raise UserError("--model_args names no checkpoint; add checkpoint=DIR")
+
+
+def _check_numbers(**values: Any) -> None:
+    """Raises UserError where the harness read a word: it takes ``length=1k`` for text."""
+    for name, value in values.items():
+        if isinstance(value, str):
+            raise UserError(f"--model_args has {name}={value}, expected a number")
 
 
 def _cut(text: str, until: str | Sequence[str] | None) -> str:

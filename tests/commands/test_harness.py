@@ -122,5 +122,11 @@ def test_stop_strings():
 def test_what_does_not_fit_is_said(model, chat_dir):
     with pytest.raises(UserError, match="a prompt of the task has 300 tokens"):
         model.generate_until([instance("generate_until", "a" * 300, {"until": []})])
+    with pytest.raises(UserError, match=r"has 'lenght', which is not one of its names \(did you mean 'length'\?\)"):
+        harness.DiffusionModel(checkpoint=str(chat_dir), lenght=16, device="cpu")
+    with pytest.raises(UserError, match="has length=1k, expected a number"):
+        harness.DiffusionModel(checkpoint=str(chat_dir), length="1k")
+    with pytest.raises(UserError, match="names no checkpoint"):
+        harness.DiffusionModel(length=16)
     with pytest.raises(UserError, match="not a folder"):
         harness.DiffusionModel(checkpoint="nowhere")
