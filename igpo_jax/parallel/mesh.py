@@ -113,21 +113,32 @@ def mesh_shape(settings: MeshSettings, count: int, virtual: bool = False) -> tup
     return data, fsdp, tensor
 
 
+def check_groups(mesh: Mesh) -> None:
+    """Raises UserError where the devices of one tensor group, which hold the same rows, are of several processes."""
+    every = {device.process_index for device in np.asarray(mesh.devices).flat}
+    if any(len(owners) > 1 for owners in _owners(mesh)):
+        raise UserError(
+            f"mesh.tensor is {mesh.shape['tensor']}, which spreads one row over several processes of "
+            f"{mesh.devices.size // len(every)} devices; choose a mesh.tensor whose devices lie in one process"
+        )
+
+
 def check_processes(mesh: Mesh) -> None:
     """Raises UserError where several processes would hold the same rows, or processes hold unequal numbers of them."""
-    groups = np.asarray(mesh.devices).reshape(-1, mesh.shape["tensor"])
-    owners = [{device.process_index for device in group} for group in groups]
-    local = len(mesh.local_devices)
-    if any(len(owner) > 1 for owner in owners):
-        raise UserError(
-            f"mesh.tensor is {mesh.shape['tensor']}, which spreads one row over several processes of {local} devices; "
-            f"choose a mesh.tensor whose devices lie in one process"
-        )
-    shares = {sum(owner == {process} for owner in owners) for process in set().union(*owners)}
-    if len(shares) > 1 or len(set().union(*owners)) != jax.process_count():
+    check_groups(mesh)
+    owners = _owners(mesh)
+    every = set().union(*owners)
+    shares = {owners.count({process}) for process in every}
+    if len(shares) > 1 or len(every) != jax.process_count():
         raise UserError(
             f"the processes have unequal shares of the mesh ({sorted(shares)} row shards); give each as many devices"
         )
+
+
+def _owners(mesh: Mesh) -> list[set[int]]:
+    """Processes that the devices of each tensor group belong to."""
+    groups = np.asarray(mesh.devices).reshape(-1, mesh.shape["tensor"])
+    return [{device.process_index for device in group} for group in groups]
 
 
 def usable_cores() -> int:

@@ -12,7 +12,7 @@ import jax
 
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
-from igpo_jax.parallel.mesh import make_mesh, mesh_shape
+from igpo_jax.parallel.mesh import check_groups, make_mesh, mesh_shape
 from igpo_jax.planning import hlo
 from igpo_jax.planning.estimate import GIB, Estimate, estimate, is_out_of_memory, on_one_device, without_place
 from igpo_jax.planning.programs import Abstract, Program, model_config, programs
@@ -26,6 +26,9 @@ KERNELS = {
     "splash": ("tpu_custom_call",),
     "cudnn": ("__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleMaskSoftmax"),
 }
+
+#: Devices of the largest host. The compilers call eight TPU chips two hosts, which clouds rent as one.
+LARGEST_HOST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +72,13 @@ def open_plan(settings: RunSettings, topology: Topology) -> Abstract:
     """The run's shapes on the topology's mesh.
 
     Raises:
-      UserError: the compiler is missing, or the mesh does not divide the devices, the model or a batch.
+      UserError: the compiler is missing, or the mesh does not divide the devices, the model or a batch, or spreads a
+        tensor group over several hosts.
     """
     check_layout(settings, topology)
     mesh = make_mesh(settings.mesh, open_devices(topology))
+    if topology.count > LARGEST_HOST:
+        check_groups(mesh)
     config = model_config(settings, mesh.shape["tensor"])
     llada.shardings(config, mesh)
     length = settings.prompt_length + max(settings.sampler.length, settings.sft.completion_length)

@@ -220,6 +220,15 @@ def test_a_mesh_that_does_not_divide_stops_before_any_compiler(changes, message,
     assert "\n" not in str(error.value)
 
 
+def test_a_tensor_group_over_several_hosts_is_refused_as_a_run_would(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compiling, "check_groups", seen.append)
+    compiling.open_plan(SETTINGS, SLICE)
+    assert not seen, "eight chips are one host"
+    monkeypatch.setattr(compiling, "LARGEST_HOST", 4)
+    assert seen == [compiling.open_plan(SETTINGS, SLICE).mesh]
+
+
 def test_hash_follows_what_decides_and_nothing_else():
     other = dataclasses.replace(SETTINGS, seed=5, name="another")
     assert record.plan_hash(other) == record.plan_hash(SETTINGS)
