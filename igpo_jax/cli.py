@@ -11,8 +11,10 @@ import dataclasses
 import importlib.util
 import inspect
 import logging
+import os
 import pathlib
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -50,8 +52,8 @@ def run(
 ) -> None:
     """Parses the command line, calls ``main`` and leaves the process with its exit code.
 
-    The code is 0 on success, what ``main`` returns, 2 after a ``UserError`` (printed as ``error: ...``), and 130 after
-    Ctrl-C.
+    The code is 0 on success, what ``main`` returns, 1 where nobody reads the output any more, 2 after a ``UserError``
+    (printed as ``error: ...``), and 130 after Ctrl-C.
 
     Args:
       main: the command.
@@ -71,13 +73,28 @@ def run(
         if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
             print(_usage(main, values))
             sys.exit(0)
-        sys.exit(main(parse(argv, values, requires)) or 0)
+        code = main(parse(argv, values, requires)) or 0
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; the last finished checkpoint is intact", file=sys.stderr)
         sys.exit(130)
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output has gone, as `head` does."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues, requires: Sequence[str] = ()) -> Command:

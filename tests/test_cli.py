@@ -224,3 +224,17 @@ def test_ctrl_c_leaves_without_a_traceback(capsys):
         cli.run(main, ["command"], requires=())
     assert left.value.code == 130
     assert "stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"), [("print('x' * 99999)", 1, ""), ("raise BrokenPipeError", 1, "Broken")]
+)
+def test_output_that_nobody_reads_ends_a_command_without_a_word(body, code, said):
+    """As with `| head -1`; a pipe to anything else that breaks is still an error."""
+    program = f"from igpo_jax import cli\ndef main(command):\n    {body}\ncli.run(main, ['x'], requires=())"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes, text=True)
+    if not said:
+        process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait() == code and (said in errors if said else errors == ""), errors
