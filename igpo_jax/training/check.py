@@ -41,11 +41,11 @@ def check(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> boo
         (folder / "data").symlink_to(workdir / "data")
     try:
         processes.wait_for_all()
-        first = recipe.train(tiny, folder, judge)
+        first = recipe.train(tiny, folder, judge, lasting=False)
         if processes.is_main():
             shutil.rmtree(folder / "evaluations")
         processes.wait_for_all()
-        second = recipe.train(tiny, folder, judge)
+        second = recipe.train(tiny, folder, judge, lasting=False)
     finally:
         if processes.is_main():
             shutil.rmtree(folder, ignore_errors=True)

@@ -28,6 +28,7 @@ def train(
     judge: Judge,
     resuming: Resuming = AS_BEFORE,
     stop: Stop | None = None,
+    lasting: bool = True,
 ) -> list[dict[str, Any]]:
     """Runs every configured stage in ``workdir``, going on from where an earlier run stopped.
 
@@ -37,6 +38,7 @@ def train(
       judge: the worker pool, running.
       resuming: what may differ from the run that ``workdir`` holds.
       stop: tells when the run is asked to end; None where nobody asks.
+      lasting: whether ``workdir`` stays; else no pictures are made of it, and nobody is sent there.
 
     Returns:
       One row per evaluation, as stored in summary.json.
@@ -58,19 +60,21 @@ def train(
             rows.append(_evaluated(run, settings.name, result.params, result))
     run.log.close()
     if processes.is_main():
-        _conclude(run, rows)
+        _conclude(run, rows, lasting)
     return rows
 
 
-def _conclude(run: Run, rows: list[dict[str, Any]]) -> None:
+def _conclude(run: Run, rows: list[dict[str, Any]], lasting: bool) -> None:
     """What a finished run leaves besides its stages: the summary, the plots, and the tables on the console."""
     workdir, stages = run.workdir, ("sft", run.settings.name)
     write_whole(workdir / "summary.json", json.dumps(rows, indent=2) + "\n")
-    pictures = plots.plot_run(workdir)
     console.note(console.table([_cells(row) for row in rows], HEADER))
     if spent := accounting.table(metrics.read_metrics(workdir), stages):
         console.note(f"\n{spent}\n")
         console.note(accounting.goodput_line(metrics.read_metrics(workdir)))
+    if not lasting:
+        return
+    pictures = plots.plot_run(workdir)
     saved = len(list((workdir / "rollouts").glob("*.jsonl")))
     console.note(f"metrics, checkpoints, {len(pictures)} plots and {saved} files of rollouts are in {workdir}")
     console.note(f"one page of all of it: python -m igpo_jax.report {shlex.quote(os.path.relpath(workdir))}")

@@ -41,7 +41,8 @@ def test_the_verdict_compares_what_was_saved_with_what_was_restored(tmp_path, mo
     kept = tmp_path / "metrics.jsonl"
     kept.write_text("of the run")
 
-    def train(settings, folder, judge):
+    def train(settings, folder, judge, lasting):
+        assert not lasting, "its folder is removed: nobody is sent there"
         (folder / "evaluations").mkdir()
         return [{"stage": "igpo", "pass_at_1": next(scores), "seconds": 1.0}]
 
