@@ -104,7 +104,7 @@ def mesh_shape(settings: MeshSettings, count: int, virtual: bool = False) -> tup
     fixed = math.prod(size for size in sizes if size != -1)
     if count % fixed or (-1 not in sizes and fixed != count):
         found = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
-        there = f"{count}, virtual ones of this CPU (cpu_devices sets how many)" if virtual else f"{count}"
+        there = f"{count}, virtual ones of the CPU (cpu_devices sets how many a process has)" if virtual else f"{count}"
         raise UserError(
             f"mesh ({found}) needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices but found {there}; "
             "set one axis to -1 or choose sizes whose product is the device count"
