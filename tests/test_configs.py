@@ -110,7 +110,9 @@ def test_grpo_is_igpo_without_hints():
 
 def test_lora_trains_all_seven_layers_and_official_the_four_of_the_released_code():
     assert len(load("igpo", "lora").rl.lora.layers) == 7
-    found = load("igpo", "lora,official").rl
+    whole = load("igpo", "lora,official")
+    found = whole.rl
+    assert whole.template == "official" and load("igpo", "lora").template == "paper"
     assert found.lora.layers == ("q_proj", "k_proj", "v_proj", "up_proj") and found.hints.placement == "official"
 
 

@@ -62,7 +62,9 @@ def get_config(variant: str = "tpu") -> RunSettings:
         objective=dataclasses.replace(settings.rl.objective, entropy_top=TAU[words["hints learnt"]]),
     )
     settings = dataclasses.replace(settings, name="igpo", rl=rl)
-    return presets.official(settings) if words["departures"] == "official" else settings
+    if words["departures"] == "official":
+        return presets.official(dataclasses.replace(settings, template="official"))
+    return settings
 
 
 def base(words: dict[str, str]) -> RunSettings:
