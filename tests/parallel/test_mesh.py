@@ -32,7 +32,7 @@ def test_mesh_on_some_devices():
 
 @pytest.mark.parametrize("settings", [MeshSettings(fsdp=3), MeshSettings(2, 2, 1), MeshSettings(16, 1, 1)])
 def test_mesh_that_does_not_fit_names_both_numbers(settings):
-    with pytest.raises(UserError, match=r"found 8, virtual ones of the CPU \(cpu_devices sets how many a process has\); "):
+    with pytest.raises(UserError, match=r"8, virtual ones of the CPU \(cpu_devices sets how many a process has\); "):
         make_mesh(settings)
 
 
