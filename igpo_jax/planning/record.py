@@ -14,8 +14,7 @@ from igpo_jax.training.run_settings import RunSettings
 #: Fields (and whole sections) that decide what is compiled and how often it runs; all others leave a plan as it is.
 DECIDING = (
     *("prompt_length", "model.shape", "model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads"),
-    *("model.mlp_hidden_size", "compute", "mesh"),
-    *("sampler.length", "sampler.steps", "sampler.block_length", "sampler.temperature", "sampler.cfg_scale"),
+    *("model.mlp_hidden_size", "compute", "mesh", "sampler"),
     *("sft.steps", "sft.batch_size", "sft.micro_batches", "sft.completion_length", "sft.logprob_chunk", "sft.lora"),
     *("rl.steps", "rl.inner_updates", "rl.micro_batches", "rl.score_batches", "rl.logprob_chunk", "rl.lora"),
     *("rl.rollout.groups", "rl.rollout.group_size", "rl.rollout.rows_per_program"),
