@@ -133,18 +133,18 @@ CHAINED = """HloModule jit_scan
 
 %start (p.1: bf16[4,8]) -> bf16[4,16] {
   %p.1 = bf16[4,8]{1,0} parameter(0)
-  %ag.1 = bf16[4,16]{1,0} all-gather(%p.1), channel_id=14, replica_groups={{0,1}}, frontend_attributes={chain_id="0"}
+  %ag.1 = bf16[4,16] all-gather(%p.1), channel_id=14, replica_groups={{0,1}}, frontend_attributes={chain_id="0"}
   ROOT %custom-call.1 = bf16[4,16]{1,0} custom-call(%ag.1), custom_call_target="AsyncCollectiveStart"
 }
 
 %meanwhile (p.2: bf16[4,8]) -> bf16[4,16] {
   %p.2 = bf16[4,8]{1,0} parameter(0)
-  ROOT %ag.2 = bf16[4,16]{1,0} all-gather(%p.2), channel_id=14, replica_groups={{0,1}}, frontend_attributes={chain_id="0"}
+  ROOT %ag.2 = bf16[4,16] all-gather(%p.2), channel_id=14, replica_groups={{0,1}}, frontend_attributes={chain_id="0"}
 }
 
 %other (p.3: bf16[4,8]) -> bf16[4,16] {
   %p.3 = bf16[4,8]{1,0} parameter(0)
-  ROOT %ag.3 = bf16[4,16]{1,0} all-gather(%p.3), channel_id=15, replica_groups={{0,1}}, frontend_attributes={chain_id="1"}
+  ROOT %ag.3 = bf16[4,16] all-gather(%p.3), channel_id=15, replica_groups={{0,1}}, frontend_attributes={chain_id="1"}
 }
 
 ENTRY %main (p.4: bf16[4,8]) -> bf16[4,16] {
