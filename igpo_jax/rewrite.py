@@ -97,7 +97,11 @@ def _rows(name: str, path: str, limit: int, output: pathlib.Path) -> Sequence[Ex
     data = DataSettings(
         name=name, path=path, sft_fraction=1.0, test_fraction=0.0, on_missing_answer="keep", on_shared_question="keep"
     )
-    split = open_split(data, "sft", output / "data")
+    try:
+        split = open_split(data, "sft", output / "data")
+    except UserError as error:
+        # The command has a flag in place of the field.
+        raise UserError(str(error).replace("data.path", "--data")) from error
     examples = split[: limit or None]
     check_rows(examples)
     return examples

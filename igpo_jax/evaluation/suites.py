@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from igpo_jax.data import DataSettings, Example, open_split
 from igpo_jax.data.files import file_sha256, require_file
@@ -107,7 +108,8 @@ def load(name: str, place: str, cache: pathlib.Path, limit: int, own: DataSettin
 
     Args:
       name: from ``parse_names``.
-      place: its folder or file on this machine; empty downloads it where that is possible.
+      place: its folder or file on this machine; empty downloads it where that is possible, or for "own" takes it from
+        where the run had it.
       cache: folder for built data sets and downloads.
       limit: questions to keep, from the first; 0 keeps all.
       own: the data settings of the training run, for the suite "own".
@@ -124,19 +126,24 @@ def load(name: str, place: str, cache: pathlib.Path, limit: int, own: DataSettin
                 f"--suite {OWN} is the test split of a training run, but --checkpoint is no run directory; "
                 f"name one of {', '.join(known())}"
             )
-        examples, sources = _from_split(own, cache)
+        moved: dict[str, Any] = {"test_path" if own.test_name else "path": place} if place else {}
+        examples, sources = _from_split(label, dataclasses.replace(own, **moved), cache)
     elif name == "gsm8k" and place.endswith(".jsonl"):
         examples, sources = _from_gsm8k_file(pathlib.Path(place))
     else:
-        examples, sources = _from_split(DataSettings(name=name, path=place), cache)
+        examples, sources = _from_split(label, DataSettings(name=name, path=place), cache)
     kind = (own.test_name or own.name) if name == OWN and own else name
     _check_ids(label, examples)
     kept = examples[:limit] if limit else examples
     return Suite(label, kind if kind in PUZZLES else "math", tuple(kept), len(examples), sources)
 
 
-def _from_split(settings: DataSettings, cache: pathlib.Path) -> tuple[list[Example], dict[str, str]]:
-    split = open_split(settings, "test", cache)
+def _from_split(label: str, settings: DataSettings, cache: pathlib.Path) -> tuple[list[Example], dict[str, str]]:
+    try:
+        split = open_split(settings, "test", cache)
+    except UserError as error:
+        # The command has a flag in place of the field.
+        raise UserError(str(error).replace("data.path", f"--data {label}=PATH")) from error
     return list(split), dict(split.report["sha256"])
 
 

@@ -38,6 +38,7 @@ def asked(refused, chat_dir, tmp_path):
         ({"suite": "gsm8k", "data": "gsm8k"}, ["--data is 'gsm8k'", "NAME=PATH"]),
         ({"suite": "gsm8k", "data": "math500=x"}, ["--data names 'math500'"]),
         ({"suite": "gsm8k", "data": "gsm8k=missing/test.jsonl"}, ["missing/test.jsonl", "does not exist"]),
+        ({"suite": "gsm8k", "data": "gsm8k=."}, ["train.jsonl does not exist", "--data gsm8k=PATH must be a folder"]),
         ({"limit": "-1"}, ["--limit is -1"]),
         ({"samples": "4"}, ["--samples is 4 at temperature 0", "raise --temperature"]),
         ({"samples": "0"}, ["--samples is 0"]),
