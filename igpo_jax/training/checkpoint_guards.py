@@ -68,6 +68,34 @@ def interrupted_later() -> Iterator[None]:
         signal.default_int_handler(*came[0])
 
 
+#: What Orbax said last about a save of this process that failed in the background.
+_failed: list[BaseException] = []
+
+
+def watch_background() -> None:
+    """Keeps what Orbax logs where a save fails in the background, and drops its traceback."""
+    _failed.clear()
+    logging.getLogger("absl").addFilter(_not_of_background_saves)  # the same filter is added once
+
+
+def background_failure() -> BaseException | None:
+    """The error of this process's part of the last save, as soon as there is one.
+
+    Orbax itself raises it only when all processes have come to the end of the save, and those whose part was written
+    wait for this one's: twenty minutes.
+    """
+    return _failed[0] if _failed else None
+
+
+def _not_of_background_saves(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    if "in background save thread" not in message:
+        return "_SignalingThread.run() raised" not in message
+    if isinstance(record.exc_info, tuple) and record.exc_info[1] is not None:
+        _failed[:] = [record.exc_info[1]]
+    return False
+
+
 @contextlib.contextmanager
 def quiet_failures() -> Iterator[None]:
     """Drops the traceback that Orbax prints of a failed save before it raises it."""

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,13 @@ from etils import epath
 from igpo_jax.errors import UserError
 from igpo_jax.parallel import processes
 from igpo_jax.training import checkpoint_trees as trees
-from igpo_jax.training.checkpoint_guards import interrupted_later, quiet_coroutines, quiet_failures
+from igpo_jax.training.checkpoint_guards import (
+    background_failure,
+    interrupted_later,
+    quiet_coroutines,
+    quiet_failures,
+    watch_background,
+)
 from igpo_jax.training.checkpoint_policy import CheckpointSettings, Keep
 from igpo_jax.training.files import in_words, spared_when_full
 
@@ -57,6 +64,7 @@ class Checkpoints:
         self._current: int | None = None
         self._needed = 0
         self._prepare()
+        watch_background()
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -152,7 +160,8 @@ class Checkpoints:
         them, and are deleted once this one is on disk.
 
         A scheduled save that fails, for want of space or otherwise, is named in a warning: the run can go on, and the
-        checkpoints before it stay.
+        checkpoints before it stay. With several processes that is so where the room was too little from the start; a
+        write that breaks off on one of them is an error, because the others cannot finish the checkpoint without it.
 
         Args:
           step: updates made so far.
@@ -162,7 +171,7 @@ class Checkpoints:
           force: save whatever the step is; its failure is an error.
 
         Raises:
-          UserError: where a forced save could not be written.
+          UserError: where a forced save could not be written, or with several processes the one before.
         """
         if self.read_only:
             raise UserError(f"checkpoint folder {self.directory} was opened for reading only; open it for writing")
@@ -171,6 +180,9 @@ class Checkpoints:
         try:
             self.wait()
         except UserError as error:  # of the save before this one, which nobody was waiting for
+            # The other processes may wait for this one to finish that save, and only its end releases them.
+            if jax.process_count() > 1:
+                raise
             _log.warning("%s; the run goes on", error)
         try:
             self._begin(step, state, extra or {}, None if metric is None or math.isnan(metric) else metric)
@@ -312,12 +324,25 @@ class Checkpoints:
         """
         try:
             with interrupted_later(), quiet_failures():
+                self._watch_own_part()
                 self._manager.wait_until_finished()
         except Exception as error:  # a background write fails as OSError or as tensorstore's ValueError
             raise self._failed(error) from error
 
+    def _watch_own_part(self) -> None:
+        """With several processes, raises what this one's part of the save failed by while the others still wait."""
+        while jax.process_count() > 1 and self._manager.is_saving_in_progress():
+            if (error := background_failure()) is not None:
+                raise error
+            time.sleep(0.02)
+
     def _failed(self, error: Exception) -> UserError:
-        """Clears away what a failed save has written; returns what to raise."""
+        """Clears away what a failed save has written; returns what to raise.
+
+        Not where other processes are still writing it: the next start discards it.
+        """
+        if jax.process_count() > 1:
+            return self._write_error(self._current, error)
         step, self._current = self._current, None
         for path in self.directory.iterdir():
             if _TEMPORARY in path.name and processes.is_main():

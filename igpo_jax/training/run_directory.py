@@ -17,6 +17,7 @@ from igpo_jax.errors import UserError
 from igpo_jax.parallel import processes
 from igpo_jax.training import console
 from igpo_jax.training.files import write_whole
+from igpo_jax.training.run_folder import check_folder
 from igpo_jax.training.run_settings import RunSettings
 
 CONFIG, ENVIRONMENT, HISTORY, STARTED = "config.json", "environment.json", "history.jsonl", "started.json"
@@ -41,6 +42,11 @@ _LAYOUT = (
     *("rl.micro_batches", "rl.score_batches", "rl.logprob_chunk"),
     *("rl.rollout.rows_per_program", "evaluation.rows_per_program"),
 )
+
+
+#: Settings that the shapes in a checkpoint follow from: in those of every stage, and of one alone ("" is RL's).
+_MODEL = [f"model.{name}" for name in ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size")]
+_SHAPES = {"sft": ("sft.lora.rank", "sft.lora.targets"), "": ("rl.lora.rank", "rl.lora.targets")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +119,10 @@ def check_settings(settings: RunSettings, workdir: pathlib.Path, resuming: Resum
       The differences that are taken; those that change no number are not among them.
 
     Raises:
-      UserError: there are others, or the stored settings cannot be read.
+      UserError: there are others, or some that no checkpoint would fit; the stored settings cannot be read; or the
+        folder holds something else than a run.
     """
+    check_folder(workdir)
     stored = _read(workdir / CONFIG)
     if stored is None:
         return []
@@ -130,6 +138,7 @@ def check_settings(settings: RunSettings, workdir: pathlib.Path, resuming: Resum
         if path == "sft.steps" and settings.sft.epochs:
             continue  # they follow from the epochs and the rows, which are compared themselves
         changes.append(Change(path, before, now, is_layout=path.startswith(_LAYOUT)))
+    _check_possible(changes, settings, workdir)
     # SFT that RL has started from is not made longer: the reference would be another one halfway through.
     if any(change.what == "sft.steps" for change in changes) and _saved_steps(workdir, settings.name):
         raise UserError(
@@ -138,6 +147,26 @@ def check_settings(settings: RunSettings, workdir: pathlib.Path, resuming: Resum
         )
     _refuse([change for change in changes if not change.taken(resuming)], workdir)
     return changes
+
+
+def _check_possible(changes: list[Change], settings: RunSettings, workdir: pathlib.Path) -> None:
+    """Raises UserError for changes that the checkpoints rule out, before the run directory takes anything."""
+    made = {stage: max(_saved_steps(workdir, stage), default=0) for stage in ("sft", settings.name)}
+    sft_steps = 0 if settings.sft.epochs else settings.sft.steps  # of epochs, not known yet
+    for stage, section, asked in (("sft", "sft", sft_steps), (settings.name, "rl", settings.rl.steps)):
+        if 0 < asked < made[stage]:
+            raise UserError(
+                f"{workdir} holds a run that has made {made[stage]} steps of {stage}, but {section}.steps is {asked}; "
+                f"ask for {made[stage]} or more, or use another --workdir"
+            )
+    fixed = [field for stage, fields in _SHAPES.items() if made.get(stage, made[settings.name]) for field in fields]
+    fixed += _MODEL if any(made.values()) else []
+    ruled_out = [change for change in changes if change.what in fixed]
+    if ruled_out:
+        raise UserError(
+            f"{workdir} holds checkpoints that fit no other {_listing(ruled_out)}; keep what the run has, or use "
+            "another --workdir"
+        )
 
 
 def check_environment(facts: Mapping[str, Any], workdir: pathlib.Path, resuming: Resuming) -> list[Change]:

@@ -126,7 +126,9 @@ class Stage:
             if step and not self.only_on_schedule:
                 self.save(step, state, force=True)
             self._checkpoints.wait()
-            console.note(f"{self._name}: step {max(self._checkpoints.steps(), default=0)} of {self._total} is saved")
+            saved = max(self._checkpoints.steps(), default=0)
+            what = f"step {saved} of {self._total} is saved" if saved else "no step was finished that could be saved"
+            console.note(f"{self._name}: {what}")
             raise
 
     def save(self, step: int, state: TrainState, force: bool = False) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from igpo_jax import cli, train
 from igpo_jax.errors import UserError
+from igpo_jax.training import run_folder
 from tests.training import tiny
 
 CONFIG = """
@@ -31,6 +32,7 @@ def earlier(tmp_path):
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "sft").mkdir(parents=True)
     (workdir / "checkpoints" / "sft" / "weights").write_bytes(b"weights")
+    (workdir / "started.json").write_text('{"time": 1.0}')
     (workdir / "metrics.jsonl").write_text('{"stage": "sft", "step": 1, "time": 1.0, "loss": 2.0}\n')
     return workdir
 
@@ -171,6 +173,38 @@ def test_a_run_directory_that_cannot_be_written(refused, tmp_path):
         said = refused(workdir=place)
         assert f"--workdir={place} cannot be written" in said
     assert (tmp_path / "file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["notes.txt"],
+        ["metrics.jsonl", "notes.txt"],
+        ["config.json", "model.safetensors", "tokenizer"],
+        ["a.py", "b.py", "c.py", "d.py", "e.py"],
+    ],
+)
+def test_a_folder_that_is_no_run_directory(refused, tmp_path, names):
+    """Nothing in it is lost, not even the last line of a file that is called as one of a run's."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text(
+            '{"model_type": "llada"}' if name == "config.json" else "precious, without a newline"
+        )
+    before = tiny.files_of(folder)
+    said = refused(workdir=folder)
+    assert f"--workdir={folder} is not the folder of a run, but holds {', '.join(names[:3])}" in said
+    assert ("and 2 more" in said) == (len(names) == 5)
+    assert tiny.files_of(folder) == before
+
+
+def test_logs_and_built_data_may_lie_there_before_the_run(tmp_path):
+    for name in ("train.log", ".cache", "data_report.txt", "metrics.jsonl"):
+        (tmp_path / name).write_text("" if name == "metrics.jsonl" else "harmless")
+    (tmp_path / "data").mkdir()
+    run_folder.check_folder(tmp_path)
+    run_folder.check_folder(tmp_path / "absent")
 
 
 def test_damaged_metrics_of_an_earlier_run(refused, earlier):

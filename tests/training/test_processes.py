@@ -1,6 +1,8 @@
 """Two processes with two devices each train like one with four; checkpoints fit either; nobody waits for the dead."""
 
 import json
+import re
+import resource
 import shutil
 import signal
 import time
@@ -183,6 +185,25 @@ def test_a_killed_process_ends_the_others(cache, tmp_path):
     assert [line for line in group.said(0).splitlines() if line.startswith("error:")] == [
         "error: process 1 of 2 was lost; process 0 leaves too: start all of them again with the same command"
     ]
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_write_that_breaks_off_on_one_process_keeps_nobody_waiting(cache, tmp_path, broken):
+    """Orbax lets the others wait twenty minutes for the part that never comes."""
+    workdir = tmp_path / "run"
+    endless = ("--config.sft.steps=100000", "--config.rl.steps=0", "--config.checkpoints.every=20")
+    group = Group(workdir, cache, 2, 2, *endless)
+    saved, deadline = workdir / "checkpoints" / "sft", time.monotonic() + 900
+    while time.monotonic() < deadline and not (saved / "20").exists():
+        time.sleep(0.05)
+    resource.prlimit(group.processes[broken].pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+    began = time.monotonic()
+    codes = group.finish(patience=300)
+    assert codes[broken] == 2 and codes[1 - broken] == 1
+    assert time.monotonic() - began < 120
+    (said,) = [line for line in group.said(broken).splitlines() if line.startswith("error:")]
+    assert re.search(r"checkpoint of step \d+ could not be written .*; the checkpoints before it are intact", said)
+    assert (saved / "20").exists()
 
 
 def test_groups_that_would_straddle_processes_are_refused():

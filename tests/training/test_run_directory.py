@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from igpo_jax import settings as settings_lib
 from igpo_jax.errors import UserError
+from igpo_jax.models.lora import LoraSettings
 from igpo_jax.training import run_directory
 from igpo_jax.training.run_directory import AS_BEFORE, Resuming
 from tests.training import tiny
@@ -31,6 +33,7 @@ def rows(seed=0):
 @pytest.fixture
 def workdir(tmp_path):
     """The directory of a run that has made 4 SFT steps."""
+    (tmp_path / "started.json").write_text('{"time": 1.0}')
     (tmp_path / "config.json").write_text(settings_lib.to_json(SETTINGS))
     (tmp_path / "environment.json").write_text(json.dumps(facts()))
     (tmp_path / "checkpoints" / "sft" / "4").mkdir(parents=True)
@@ -105,6 +108,31 @@ def test_sft_is_fixed_once_rl_has_begun_from_it(workdir):
     (workdir / "checkpoints" / "igpo" / "2").mkdir(parents=True)
     with pytest.raises(UserError, match=r"cannot be made longer or shorter now: sft\.steps 4 -> 9; keep sft\.steps"):
         run_directory.check_settings(longer, workdir, CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("stage", "sections", "words"),
+    [
+        (
+            "sft",
+            {"model": {"d_model": 16, "n_layers": 1}},
+            r"fit no other model\.d_model 32 -> 16; model\.n_layers 2 -> 1",
+        ),
+        ("igpo", {"model": {"n_heads": 2}}, r"fit no other model\.n_heads 4 -> 2"),
+        ("sft", {"sft": {"lora": LoraSettings(rank=4)}}, r"fit no other sft\.lora\.rank 0 -> 4; keep what the run has"),
+        ("igpo", {"rl": {"lora": LoraSettings(rank=4)}}, r"fit no other rl\.lora\.rank 0 -> 4; keep what the run has"),
+        ("igpo", {"rl": {"steps": 1}}, r"has made 4 steps of igpo, but rl\.steps is 1; ask for 4 or more"),
+        ("sft", {"sft": {"steps": 3}}, r"has made 4 steps of sft, but sft\.steps is 3; ask for 4 or more"),
+    ],
+)
+def test_what_the_checkpoints_rule_out_is_refused_before_it_is_taken(workdir, stage, sections, words):
+    """The run directory would otherwise hold a config that neither fits its checkpoints nor the user's old command."""
+    assert run_directory.check_settings(changed(**sections), workdir / "new", CHANGES) == []
+    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    assert run_directory.check_settings(changed(**sections), workdir, CHANGES)
+    (workdir / "checkpoints" / stage / "4").mkdir(parents=True)
+    with pytest.raises(UserError, match=words):
+        run_directory.check_settings(changed(**sections), workdir, CHANGES)
 
 
 def test_a_setting_newer_than_the_run_had_its_default(workdir):
