@@ -180,8 +180,7 @@ class Checkpoints:
         try:
             self.wait()
         except UserError as error:  # of the save before this one, which nobody was waiting for
-            # The other processes may wait for this one to finish that save, and only its end releases them.
-            if jax.process_count() > 1:
+            if jax.process_count() > 1:  # but the other processes, whom only this one's end releases
                 raise
             _log.warning("%s; the run goes on", error)
         try:
@@ -337,11 +336,8 @@ class Checkpoints:
             time.sleep(0.02)
 
     def _failed(self, error: Exception) -> UserError:
-        """Clears away what a failed save has written; returns what to raise.
-
-        Not where other processes are still writing it: the next start discards it.
-        """
-        if jax.process_count() > 1:
+        """Clears away what a failed save has written; returns what to raise."""
+        if jax.process_count() > 1:  # others may be writing it still; the next start discards it
             return self._write_error(self._current, error)
         step, self._current = self._current, None
         for path in self.directory.iterdir():
