@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import secrets
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from igpo_jax import settings as settings_lib
 from igpo_jax.errors import UserError
 from igpo_jax.parallel import processes
-from igpo_jax.training import console
+from igpo_jax.training import console, journal
 from igpo_jax.training.files import write_whole
 from igpo_jax.training.run_folder import check_folder
 from igpo_jax.training.run_settings import RunSettings
@@ -213,9 +214,13 @@ def environment(mesh: jax.sharding.Mesh, template_hash: str, encoded: Mapping[st
 
 
 def take(changes: list[Change], workdir: pathlib.Path, stages: tuple[str, ...]) -> None:
-    """Says which changes are taken and appends them to history.jsonl, with the steps that were made before them."""
+    """Says which changes are taken and appends them to history.jsonl, with the steps that were made before them.
+
+    The journals go: the steps that are made again are other ones, perhaps judged by another judge.
+    """
     if not changes:
         return
+    shutil.rmtree(workdir / journal.FOLDER, ignore_errors=True)
     if any(change.is_device for change in changes):
         console.note("other devices than before: from here on the run is not the same to the bit")
     console.note("taken otherwise than before: " + "; ".join(str(change) for change in changes))

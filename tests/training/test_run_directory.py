@@ -194,8 +194,13 @@ def test_another_jax_is_said(workdir, capsys):
 def test_what_is_taken_is_said_and_kept(workdir, capsys):
     changes = run_directory.check_settings(changed(seed=2), workdir, CHANGES)
     changes += run_directory.check_environment(facts(devices=4), workdir, DEVICES)
+    (workdir / "journal").mkdir()
+    (workdir / "journal" / "igpo_000001.p0.jsonl").write_text("{}")
     run_directory.take(changes, workdir, ("sft", "igpo"))
+    assert not (workdir / "journal").exists(), "the steps after the checkpoints are other ones from here on"
+    (workdir / "journal").mkdir()
     run_directory.take([], workdir, ("sft", "igpo"))
+    assert (workdir / "journal").exists()
     said = capsys.readouterr().out
     assert "taken otherwise than before: seed 0 -> 2; devices of the run 8 -> 4\n" in said
     assert "not the same to the bit" in said
