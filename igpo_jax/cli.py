@@ -86,7 +86,7 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; the last finished checkpoint is intact", file=sys.stderr)
+        print("stopped by Ctrl-C; what was finished is kept", file=sys.stderr)
         sys.exit(130)
 
 

@@ -53,6 +53,11 @@ class RlSettings:
         check_choice("rl.estimator", self.estimator, ESTIMATORS)
         if self.steps < 0 or self.inner_updates < 1 or self.micro_batches < 1 or self.score_batches < 1:
             raise UserError("steps must be at least 0; inner_updates, micro_batches and score_batches at least 1")
+        if self.logprob_chunk < 1:
+            raise UserError(f"rl.logprob_chunk is {self.logprob_chunk}, expected at least 1 completion position")
+        for name in ("hint_gap_every", "save_rollouts_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"rl.{name} is {getattr(self, name)}, expected 0 (never) or a number of outer steps")
         if self.stale_steps not in (0, 1):
             raise UserError(f"rl.stale_steps is {self.stale_steps}, expected 0 or 1 outer steps")
         for name in ("micro_batches", "score_batches"):

@@ -260,3 +260,16 @@ def test_settings_out_of_range(changes, words):
 
 def test_updates_of_a_stage():
     assert rl.RlSettings(steps=7, inner_updates=3).updates == 21
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("logprob_chunk", 0, r"rl\.logprob_chunk is 0, expected at least 1"),
+        ("hint_gap_every", -1, r"rl\.hint_gap_every is -1, expected 0 \(never\)"),
+        ("save_rollouts_every", -2, r"rl\.save_rollouts_every is -2, expected 0 \(never\)"),
+    ],
+)
+def test_settings_out_of_range_are_refused(field, value, said):
+    with pytest.raises(UserError, match=said):
+        dataclasses.replace(SETTINGS, **{field: value})
