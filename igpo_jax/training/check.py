@@ -10,7 +10,7 @@ import jax
 
 from igpo_jax.parallel import processes
 from igpo_jax.rewards.pool import JudgePool
-from igpo_jax.training import console, recipe
+from igpo_jax.training import console, recipe, run_folder
 from igpo_jax.training.optimizers import OptimizerSettings
 from igpo_jax.training.run_settings import RunSettings
 
@@ -33,6 +33,7 @@ def check(settings: RunSettings, workdir: pathlib.Path, judge: JudgePool) -> boo
       Whether the restored parameters scored exactly as those that were saved.
     """
     folder, tiny = workdir / FOLDER, smallest(settings)
+    run_folder.check_folder(workdir)
     if processes.is_main():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

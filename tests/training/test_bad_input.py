@@ -196,6 +196,7 @@ def test_a_folder_that_is_no_run_directory(refused, tmp_path, names):
     said = refused(workdir=folder)
     assert f"--workdir={folder} is not the folder of a run, but holds {', '.join(names[:3])}" in said
     assert ("and 2 more" in said) == (len(names) == 5)
+    assert refused("--check", workdir=folder) == said
     assert tiny.files_of(folder) == before
 
 

@@ -40,6 +40,7 @@ def test_the_verdict_compares_what_was_saved_with_what_was_restored(tmp_path, mo
     scores = iter([0.5, second])
     kept = tmp_path / "metrics.jsonl"
     kept.write_text("of the run")
+    (tmp_path / "started.json").write_text('{"time": 1.0}')
 
     def train(settings, folder, judge, lasting):
         assert not lasting, "its folder is removed: nobody is sent there"
@@ -50,5 +51,5 @@ def test_the_verdict_compares_what_was_saved_with_what_was_restored(tmp_path, mo
     assert check.check(quickstart.get_config(), tmp_path, None) is verdict
     said = capsys.readouterr().out
     assert ("restored to the same scores" in said) is verdict
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "metrics.jsonl", "started.json"]
     assert kept.read_text() == "of the run"
