@@ -90,8 +90,11 @@ class Stage:
         return self.seconds + time.perf_counter() - self._started
 
     def check_finite(self, values: Mapping[str, float]) -> None:
-        """Raises UserError where too many updates in a row were skipped, by the metrics of the last one."""
+        """Says that updates were skipped, by the metrics of the last one; raises UserError for too many in a row."""
         limit, found = self._run.settings.nonfinite_limit, int(values["skipped_in_a_row"])
+        if found:
+            end = f"; {limit} in a row end the run" if limit else ""
+            console.warn(f"{self._name}: loss or gradient not finite, update skipped ({found} in a row{end})")
         if limit and found >= limit:
             why = " and ".join(
                 f"the {what} is {values[name]}"

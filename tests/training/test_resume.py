@@ -144,7 +144,7 @@ def test_the_batch_of_a_step_does_not_depend_on_what_ran_before(whole, tmp_path)
 
 
 @pytest.mark.slow
-def test_an_updates_overflow_stops_the_run_and_names_the_good_checkpoint(tmp_path):
+def test_an_updates_overflow_stops_the_run_and_names_the_good_checkpoint(tmp_path, capsys):
     """A learning rate of 1e30 ruins the parameters in the first update; those after it are skipped."""
     optimizer = dataclasses.replace(SETTINGS.sft.optimizer, learning_rate=1e30)
     sft = dataclasses.replace(SETTINGS.sft, steps=8, log_every=1, optimizer=optimizer)
@@ -156,6 +156,8 @@ def test_an_updates_overflow_stops_the_run_and_names_the_good_checkpoint(tmp_pat
     rows = [row.values for row in read_metrics(tmp_path) if row.stage == "sft"]
     assert [values["skipped_updates"] for values in rows] == [0, 1, 2, 3]
     assert not np.isfinite(rows[1]["loss"]) or not np.isfinite(rows[1]["grad_norm"])
+    said = capsys.readouterr().out
+    assert "warning: sft: loss or gradient not finite, update skipped (1 in a row; 3 in a row end the run)" in said
 
 
 def test_a_run_goes_on_while_its_disk_is_full(whole, tmp_path, monkeypatch, caplog):
