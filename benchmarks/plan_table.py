@@ -1,5 +1,7 @@
 """LLaDA-8B on six slices, full fine-tuning and LoRA: one plan for each cell, and the table of docs/scaling.md.
 
+GRPO compiles what IGPO does, and so do the variants of hints, filter and start.
+
 Usage (needs pip install '.[plan-tpu]' and '.[plan-h100]'; a cell takes minutes, the whole table an hour or two):
   python benchmarks/plan_table.py            # compiles what is missing or no longer belongs to its config
   python benchmarks/plan_table.py --show     # prints the table from what is there
@@ -38,6 +40,10 @@ CELLS = {
     f"{config}_{hardware}_{trained}": (f"configs/llada_8b/{config}.py:{hardware},{trained}", topology)
     for config in ("igpo", "sft")
     for trained in ("lora", "full")
+    for hardware, topology in TOPOLOGIES.items()
+} | {
+    # Rows of 4,096 tokens; LoRA needs less memory for the same.
+    f"sft_{hardware}_full_original": (f"configs/llada_8b/sft.py:{hardware},full,original", topology)
     for hardware, topology in TOPOLOGIES.items()
 }
 

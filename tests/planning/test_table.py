@@ -49,3 +49,14 @@ def test_every_plan_says_what_made_it_and_adds_up(cell):
 def test_the_page_shows_the_table():
     """docs/scaling.md holds what python benchmarks/plan_table.py --show prints."""
     assert TABLE.report.table(TABLE.rows()) in (ROOT / "docs" / "scaling.md").read_text()
+
+
+@pytest.mark.parametrize("hardware", TABLE.TOPOLOGIES)
+@pytest.mark.parametrize("trained", ["lora", "full"])
+@pytest.mark.parametrize("variant", ["grpo.py:{}", "igpo.py:{},from_sft", "igpo.py:{},eta0.4", "igpo.py:{},tau0.8"])
+def test_what_is_planned_once_compiles_the_same(variant, trained, hardware, monkeypatch):
+    """GRPO and the variants of start, hints and filter differ in nothing that decides a plan."""
+    monkeypatch.chdir(ROOT)
+    config = cli.load_config("configs/llada_8b/" + variant.format(f"{hardware},{trained}"))
+    plan = record.read(TABLE.FOLDER / f"igpo_{hardware}_{trained}.json")
+    assert record.plan_hash(settings.from_config_dict(RunSettings, config)) == plan["plan_hash"]
