@@ -43,11 +43,22 @@ def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
     The same on every layout of the devices, because sums of whole numbers do not depend on their order; each array is
     summed up where it lies. All processes have to call it.
     """
-    sums = {path: _sum_of_bits(jnp.asarray(array)) for path, array in arrays.items()}
-    return {path: int(value) for path, value in sums.items()}
+    groups: dict[frozenset[jax.Device], dict[str, jax.Array]] = {}
+    for path, array in arrays.items():
+        placed = jnp.asarray(array)
+        groups.setdefault(frozenset(placed.sharding.device_set), {})[path] = placed
+    sums: dict[str, int] = {}
+    for group in groups.values():
+        # One program, and its end awaited: several under way at once may meet in another order in another process.
+        sums |= {path: int(value) for path, value in _sums_of_bits(group).items()}
+    return sums
 
 
 @jax.jit
+def _sums_of_bits(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {path: _sum_of_bits(array) for path, array in arrays.items()}
+
+
 def _sum_of_bits(array: jax.Array) -> jax.Array:
     if array.dtype == jnp.bool_:
         return jnp.sum(array, dtype=jnp.uint32)
