@@ -10,5 +10,5 @@ source "$root/launch/environment.sh"
 venv=$(environment_dir "$root")
 prepare_environment "$root" "$venv" test
 cd "$root"
-# One worker a core: compiling, most of the time, is serial. Tests of one file share what they compiled.
-exec "$venv/bin/python" -m pytest -n "$(nproc)" --dist loadfile "$@"
+# One worker a core: compiling, most of the time, is serial. Tests of one file share what they compiled; long files come first (tests/conftest.py).
+exec "$venv/bin/python" -m pytest -n "$(nproc)" --dist loadfile --no-loadscope-reorder "$@"

@@ -234,7 +234,7 @@ def test_tests_add_their_extra_and_keep_it(checkout):
     checkout.run("quickstart.sh")
     assert checkout.run("test.sh", "-k", "hints").returncode == 0
     assert checkout.did()[-2] == f"pip {checkout.root}[test]"
-    assert re.fullmatch(r"run -m pytest -n \d+ --dist loadfile -k hints", checkout.did()[-1])
+    assert re.fullmatch(r"run -m pytest -n \d+ --dist loadfile --no-loadscope-reorder -k hints", checkout.did()[-1])
     checkout.run("quickstart.sh")
     assert len(checkout.did()) == 1
 
