@@ -7,6 +7,7 @@ import io
 import pathlib
 import re
 import shlex
+import string
 
 import pytest
 
@@ -142,8 +143,11 @@ def commands() -> list[tuple[str, list[str]]]:
     found = []
     for page in PAGES:
         blocks = [body for language, body in FENCE.findall(page.read_text()) if language == "bash"]
+        variables: dict[str, str] = {}
         for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(string.Template(line).safe_substitute(variables), comments=True)
+            if len(words) == 1 and (set_ := re.fullmatch(r"([A-Z]+)=(.*)", words[0])):
+                variables[set_[1]] = set_[2]
             if words[:2] == ["bash", "launch/quickstart.sh"]:
                 given = {word.split("=")[0] for word in words[2:]}
                 usual = {"--config": "configs/quickstart.py", "--workdir": "runs/quickstart"}
