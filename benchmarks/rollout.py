@@ -36,6 +36,7 @@ except ModuleNotFoundError:
     sys.exit("error: this compares with PyTorch, which is not installed; run: pip install '.[torch]'")
 
 from benchmarks import torch_llada
+from benchmarks.small_model import SMALL
 from igpo_jax.diffusion import denoise, noise
 from igpo_jax.models import llada
 from igpo_jax.models.flops import forward_flops
@@ -59,9 +60,6 @@ class Task:
     block_length: int
 
 
-SMALL = llada.ModelConfig(
-    d_model=512, n_layers=8, n_heads=8, n_kv_heads=8, mlp_hidden_size=1536, max_sequence_length=1024
-)
 TASKS = {
     "cpu": Task(SMALL, "float32", rows=8, prompt=64, length=64, steps=32, block_length=32),
     "gpu": Task(llada.ModelConfig(), "bfloat16", rows=64, prompt=256, length=256, steps=128, block_length=32),

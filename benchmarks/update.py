@@ -26,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
+from benchmarks.small_model import SMALL
 from igpo_jax.models import llada
 from igpo_jax.models.config import REMAT
 from igpo_jax.models.flops import update_flops
@@ -52,9 +53,6 @@ class Task:
     lora: LoraSettings
 
 
-SMALL = llada.ModelConfig(
-    d_model=512, n_layers=8, n_heads=8, n_kv_heads=8, mlp_hidden_size=1536, max_sequence_length=1024
-)
 TASKS = {
     "cpu": Task(SMALL, "float32", 8, 64, 64, 1, LoraSettings(rank=16, alpha=8.0)),
     "gpu": Task(llada.ModelConfig(), "bfloat16", 64, 256, 256, 8, LoraSettings(rank=128, alpha=64.0)),

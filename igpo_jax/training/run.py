@@ -117,14 +117,11 @@ def prepare(
         judge=Journal(judge, workdir, jax.process_index()),
         log=log,
         encoded=encoded,
-        questions={
-            split: questions_of(encoded[split], settings.rl.hints) for split in ("rl", "test") if split in encoded
-        },
+        questions={name: questions_of(encoded[name], settings.rl.hints) for name in ("rl", "test") if name in encoded},
         stop=stop or Stop(),
         first_start=processes.from_main(lambda: run_directory.first_start(workdir)),
     )
-    # All have read what the directory held before.
-    processes.wait_for_all()
+    processes.wait_for_all()  # all have read what the directory held before
     if processes.is_main():
         run_directory.take(changes, workdir, ("sft", settings.name))
         _store(run, facts, data.reports)
