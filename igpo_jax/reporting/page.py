@@ -110,7 +110,9 @@ def _bound(rollouts: dict[str, Any]) -> str:
     """What of the saved rollouts is in the page."""
     shown, total = len(rollouts["rows"]), rollouts["total"]
     files, files_total = len(rollouts["files"]), rollouts["files_total"]
-    which = f"of each of the {files} files the same number of whole groups, the first ones"
+    which = "the first whole groups"
+    if files > 1:
+        which = f"of each of the {files} files the same number of whole groups, the first ones"
     if files < files_total:
         which = f"the first group of {files} of the {files_total} files"
     return (

@@ -76,7 +76,7 @@ def _conclude(run: Run, rows: list[dict[str, Any]], lasting: bool) -> None:
         return
     pictures = plots.plot_run(workdir)
     saved = len(list((workdir / "rollouts").glob("*.jsonl")))
-    console.note(f"metrics, checkpoints, {len(pictures)} plots and {saved} files of rollouts are in {workdir}")
+    console.note(f"metrics, checkpoints, plots ({len(pictures)}) and files of rollouts ({saved}) are in {workdir}")
     console.note(f"one page of all of it: python -m igpo_jax.report {shlex.quote(os.path.relpath(workdir))}")
 
 

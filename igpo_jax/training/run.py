@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from convert.source import load_model
+from convert.source import find_tokenizer, load_model, read_config
 from igpo_jax import settings as settings_lib
 from igpo_jax.data import pipeline, report, templates, tokenizers
 from igpo_jax.errors import UserError
@@ -156,12 +156,14 @@ def _model(
 ) -> tuple[llada.ModelConfig, llada.Params]:
     """Configuration and starting parameters, sharded over the mesh."""
     if settings.model.checkpoint:
-        config, params, known = load_model(settings.model.checkpoint, mesh, "float32")
-        _agree(config, tokenizer, settings.model.checkpoint)
-        _same_ids(known, tokenizer, settings)
+        source = settings.model.checkpoint
+        config = read_config(source)
+        # Whatever is wrong with the small files is said before gigabytes are read.
+        _agree(config, tokenizer, source)
+        _same_ids(find_tokenizer(source), tokenizer, settings)
         _check_context(config, settings)
         check_shape(config, settings.model)
-        return config, params
+        return load_model(source, mesh, "float32")[:2]
     config = fresh_config(settings, tokenizer, mesh.shape["tensor"])
     make = jax.jit(llada.init, static_argnums=(1, 2), out_shardings=llada.shardings(config, mesh))
     return config, make(jax.random.fold_in(jax.random.key(settings.seed), 0), config, jnp.float32)
@@ -251,7 +253,8 @@ def _store(run: Run, facts: dict[str, Any], reports: dict[str, dict[str, Any]]) 
     report.write_reports(run.workdir, reports)
     write_whole(run.workdir / "environment.json", json.dumps(facts, indent=2) + "\n")
     where = f" in {facts['processes']} processes" if facts["processes"] > 1 else ""
-    console.note(f"{facts['devices']} {facts['platform']} devices{where}, {run.workdir}")
+    plural = "s" if facts["devices"] > 1 else ""
+    console.note(f"{facts['devices']} {facts['platform']} device{plural}{where}, {run.workdir}")
     accounting.note_unknown_device(run.mesh)
     for line in report.summary(reports):
         console.note(line)
