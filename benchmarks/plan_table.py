@@ -1,6 +1,6 @@
 """LLaDA-8B on six slices, full fine-tuning and LoRA: one plan for each cell, and the table of docs/scaling.md.
 
-GRPO compiles what IGPO does, and so do the variants of hints, filter and start.
+GRPO compiles what IGPO does, and so do the variants of hints, filter and start; DiffuGRPO and UniGRPO score otherwise.
 
 Usage (needs pip install '.[plan-tpu]' and '.[plan-h100]'; a cell takes minutes, the whole table an hour or two):
   python benchmarks/plan_table.py            # compiles what is missing or no longer belongs to its config
@@ -36,16 +36,24 @@ TOPOLOGIES = {
 }
 
 #: Cell -> (config with its variant, topology). RL holds more than SFT: it keeps a reference and samples.
-CELLS = {
-    f"{config}_{hardware}_{trained}": (f"configs/llada_8b/{config}.py:{hardware},{trained}", topology)
-    for config in ("igpo", "sft")
-    for trained in ("lora", "full")
-    for hardware, topology in TOPOLOGIES.items()
-} | {
-    # Rows of 4,096 tokens; LoRA needs less memory for the same.
-    f"sft_{hardware}_full_original": (f"configs/llada_8b/sft.py:{hardware},full,original", topology)
-    for hardware, topology in TOPOLOGIES.items()
-}
+CELLS = (
+    {
+        f"{config}_{hardware}_{trained}": (f"configs/llada_8b/{config}.py:{hardware},{trained}", topology)
+        for config in ("igpo", "sft")
+        for trained in ("lora", "full")
+        for hardware, topology in TOPOLOGIES.items()
+    }
+    | {
+        # Rows of 4,096 tokens; LoRA needs less memory for the same.
+        f"sft_{hardware}_full_original": (f"configs/llada_8b/sft.py:{hardware},full,original", topology)
+        for hardware, topology in TOPOLOGIES.items()
+    }
+    | {
+        f"{method}_{hardware}_full": (f"configs/llada_8b/grpo.py:{hardware},full,{method}", topology)
+        for method in ("diffugrpo", "unigrpo")
+        for hardware, topology in TOPOLOGIES.items()
+    }
+)
 
 
 def stale(cell: str) -> bool:

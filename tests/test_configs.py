@@ -108,6 +108,25 @@ def test_grpo_is_igpo_without_hints():
         assert {path: after for path, _, after in changed} == {"name": "grpo", "rl.rollout.second_batch": second}
 
 
+def test_baselines_change_the_likelihood_and_the_objective_alone():
+    plain = settings.to_config_dict(load("grpo")).to_dict()
+    for word, fields in {
+        "diffugrpo": {
+            "name": "diffugrpo",
+            "rl.estimator": "prompt_masking",
+            "rl.objective.ratio": "token",
+            "rl.objective.clip_low": 0.5,
+            "rl.objective.clip_high": 0.5,
+            "rl.objective.kl_coef": 0.04,
+            "rl.objective.aggregation": "token_pool",
+            "rl.objective.kl_on_zero_spread": True,
+        },
+        "unigrpo": {"name": "unigrpo", "rl.estimator": "structured_noising", "rl.objective.ratio": "token"},
+    }.items():
+        changed = settings.changed_fields(plain, load("grpo", word))
+        assert {path: after for path, _, after in changed} == fields
+
+
 def test_lora_trains_all_seven_layers_and_official_the_four_of_the_released_code():
     assert len(load("igpo", "lora").rl.lora.layers) == 7
     whole = load("igpo", "lora,official")

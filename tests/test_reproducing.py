@@ -25,6 +25,7 @@ def of(name: str) -> list[list[str]]:
 def test_every_row_and_figure_is_there_with_a_value_and_ours():
     names = [row[0] for row in ROWS]
     assert {"LLaDA-8B-Instruct", "LLaDA-1.5", "IGPO from Instruct", "Length-aligned SFT"} <= set(names)
+    assert {"UniGRPO", "DiffuGRPO"} <= set(names)
     assert {name.split(":")[0] for name in names if ":" in name} == {"1b", "3a", "3b", "4", "5", "6", "7"}
     assert all(row[-1] in ("not run yet", "–", "ours") for row in ROWS)
     assert all(len(row) in (4, 5) and all(row) for row in ROWS)

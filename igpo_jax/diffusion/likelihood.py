@@ -1,6 +1,5 @@
 """Log-probabilities of given completions, without ever holding the logits of a whole batch."""
 
-import dataclasses
 import functools
 
 import flax.struct
@@ -22,33 +21,6 @@ class Scores:
     entropy: jax.Array  # (B, C) float32, entropy of the prediction in nats; no gradient flows through it
 
 
-@dataclasses.dataclass(frozen=True)
-class MeanField:
-    """The estimator of IGPO (section 3.1): one forward with the whole completion masked, every token in one go.
-
-    An estimator says which completion tokens are masked in each of its ``samples`` forwards; others can take its place.
-    """
-
-    samples: int = 1  #: forwards per completion
-
-    def masked(
-        self, shape: tuple[int, int], hint_mask: jax.Array, key: jax.Array | None = None, sample: int = 0
-    ) -> jax.Array:
-        """Completion tokens that forward number ``sample`` masks.
-
-        Args:
-          shape: (B, C) of the completions.
-          hint_mask: (B, C) bool, given tokens; they are masked and scored like the others.
-          key: typed PRNG key, for estimators that draw.
-          sample: number of the forward, below ``samples``.
-
-        Returns:
-          (B, C) bool, all True.
-        """
-        del key, sample
-        return jnp.ones_like(hint_mask, dtype=bool).reshape(shape)
-
-
 def score(
     policy: llada.Policy,
     model: llada.Model,
@@ -57,9 +29,10 @@ def score(
     completion: jax.Array,
     masked: jax.Array,
     *,
+    prompt_masked: jax.Array | None = None,
     chunk: int = 64,
 ) -> Scores:
-    """Log-probability and entropy of every completion token, given the prompt and the unmasked part of the completion.
+    """Log-probability and entropy of every completion token, given what is in view of prompt and completion.
 
     Args:
       policy: the weights; gradients flow to them.
@@ -68,6 +41,7 @@ def score(
       prompt_valid: (B, P) bool, True on prompt tokens.
       completion: (B, C) int32.
       masked: (B, C) bool, tokens that the network sees as the mask token.
+      prompt_masked: (B, P) bool, prompt tokens that it sees as the mask token; None shows it all of them.
       chunk: completion positions whose logits exist at one time; the backward pass computes them again.
 
     Returns:
@@ -88,6 +62,9 @@ def score(
         constrain(jnp.asarray(x), rows) for x in (prompt_tokens, prompt_valid, completion, masked)
     )
     canvas = jnp.where(masked, model.config.mask_token_id, completion)
+    if prompt_masked is not None:
+        hidden_prompt = constrain(jnp.asarray(prompt_masked), rows)
+        prompt_tokens = jnp.where(hidden_prompt, model.config.mask_token_id, prompt_tokens)
     row = canvas_first(prompt_tokens, prompt_valid, canvas)
     hidden = llada.forward(policy, model, row.tokens, positions=row.positions, valid=row.lengths)
     return score_hidden(policy, model, hidden[:, : canvas.shape[1]], completion, chunk)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from convert.source import read_config
 from igpo_jax.data import pipeline, splits, templates, tokenizers
 from igpo_jax.diffusion import denoise, noise
+from igpo_jax.diffusion.estimators import ESTIMATORS, Masks
 from igpo_jax.models import flops, llada, lora
 from igpo_jax.models.config import SHAPES
 from igpo_jax.parallel import sharding
@@ -211,17 +212,26 @@ def _batch(abstract: Abstract, rows: int) -> RolloutBatch:
     )
 
 
+def _masks(abstract: Abstract) -> Masks:
+    """What the scoring passes of the config's likelihood estimator hide."""
+    settings, prompt = abstract.settings.rl, abstract.settings.prompt_length
+    length, rows = abstract.settings.sampler.length, settings.rollout.rows
+    estimator, keys = ESTIMATORS[settings.estimator], jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    shapes = jax.eval_shape(lambda keys: estimator.masks(keys, jnp.int32(0), 1, prompt, length), keys)
+    return jax.tree.map(lambda leaf: abstract.rows(*leaf.shape, dtype=leaf.dtype), shapes)
+
+
 def _score(abstract: Abstract, policy: llada.Policy, kept: Any) -> Program:
     """The scoring pass, run for the behaviour policy and for the reference."""
     settings, model, rows = abstract.settings.rl, abstract.model, abstract.settings.rl.rollout.rows
     length = abstract.settings.sampler.length
     scorer: Any = rl.make_score(model, settings.logprob_chunk, settings.score_batches)
-    masked = abstract.rows(rows, length, dtype=bool)
+    masks = _masks(abstract)
     whole = abstract.settings.prompt_length + length
     return Program(
         name="scoring",
-        lower=lambda: scorer.lower(policy, _batch(abstract, rows), masked),
-        runs=2,
+        lower=lambda: scorer.lower(policy, _batch(abstract, rows), masks.completion, masks.prompt),
+        runs=2 * settings.mask_draws,
         rows=rows,
         flops=flops.forward_flops(model.config, rows, whole, length, settings.lora),
         unknown_trips=1,
@@ -238,7 +248,8 @@ def _update(abstract: Abstract, training: state.TrainState, beside: Any, optimiz
     length = abstract.settings.sampler.length
     old, ref = (abstract.rows(rows, length, dtype=jnp.float32) for _ in range(2))
     kept, weight = abstract.rows(rows, length, dtype=bool), abstract.rows(rows, dtype=jnp.float32)
-    batch = UpdateBatch(_batch(abstract, rows), old_logp=old, ref_logp=ref, kept=kept, kl_weight=weight)
+    masks = _masks(abstract) if ESTIMATORS[settings.estimator].redraws else None
+    batch = UpdateBatch(_batch(abstract, rows), old, ref, kept, weight, masks)
     step: Any = rl.make_rl_step(model, settings, *optimizer)
     whole = abstract.settings.prompt_length + length
     return Program(

@@ -17,7 +17,7 @@ DECIDING = (
     *("model.mlp_hidden_size", "compute", "mesh", "sampler"),
     *("sft.steps", "sft.batch_size", "sft.micro_batches", "sft.completion_length", "sft.logprob_chunk", "sft.lora"),
     *("rl.steps", "rl.inner_updates", "rl.micro_batches", "rl.score_batches", "rl.logprob_chunk", "rl.lora"),
-    *("rl.rollout.groups", "rl.rollout.group_size", "rl.rollout.rows_per_program"),
+    *("rl.estimator", "rl.rollout.groups", "rl.rollout.group_size", "rl.rollout.rows_per_program"),
 )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import flax.struct
 import numpy as np
 
+from igpo_jax.diffusion.estimators import Masks
+
 #: A jax.Array on the devices, or a numpy array on the host.
 Array = Any
 
@@ -26,13 +28,17 @@ class RolloutBatch:
 
 @flax.struct.dataclass
 class UpdateBatch:
-    """A rollout with what its one behaviour pass and one reference pass add; constant over the inner updates."""
+    """A rollout with what one behaviour pass and one reference pass add.
+
+    It is the same for all inner updates, unless the likelihood estimator draws new masks for each.
+    """
 
     rollout: RolloutBatch
-    old_logp: Array  # (B, C) float32, behaviour policy, whole completion masked
-    ref_logp: Array  # (B, C) float32, reference policy, whole completion masked
+    old_logp: Array  # (B, C) float32, behaviour policy
+    ref_logp: Array  # (B, C) float32, reference policy
     kept: Array  # (B, C) bool, positions the loss runs over: generated ones and the hints that pass the filter
     kl_weight: Array  # (B,) float32, 0 for rows of a group without reward spread where the objective says so
+    masks: Masks | None = None  # what was hidden in both passes; None: the whole completion and nothing of the prompt
 
 
 def completion_mask(tokens: np.ndarray, eos_id: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpo_jax.diffusion.estimators import Masks
 from igpo_jax.diffusion.likelihood import Scores
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.rl.advantages import zero_spread
@@ -83,9 +84,9 @@ def entropy_filter(entropy: jax.Array, hint_mask: jax.Array, length_mask: jax.Ar
     """Keeps every generated token, and of n hint tokens in a sequence the max(1, int(n tau)) of highest entropy.
 
     Args:
-      entropy: (B, C) float32, under the behaviour policy with the whole completion masked.
+      entropy: (B, C) float32, under the behaviour policy.
       hint_mask: (B, C) bool.
-      length_mask: (B, C) bool, positions that belong to the completion; nothing outside is kept or counted.
+      length_mask: (B, C) bool, positions that count; nothing outside is kept or counted.
       tau: share of hints kept. Of equal entropies the earlier position wins.
 
     Returns:
@@ -102,26 +103,33 @@ def entropy_filter(entropy: jax.Array, hint_mask: jax.Array, length_mask: jax.Ar
     return jnp.where(hints, rank < keep, length_mask)
 
 
-def length_mask(completion_mask: jax.Array, objective: Objective) -> jax.Array:
-    """(B, C) bool: the positions that count, up to and including the first EOS or all."""
-    return completion_mask if objective.length == "first_eos" else jnp.ones_like(completion_mask)
+def counted_tokens(completion_mask: jax.Array, masks: Masks | None, objective: Objective) -> jax.Array:
+    """(B, C) bool: the positions that count, up to and including the first EOS or all, where the forward hid them."""
+    counted = completion_mask if objective.length == "first_eos" else jnp.ones_like(completion_mask)
+    return counted if masks is None else counted & masks.completion
 
 
 def kept_tokens(
-    entropy: jax.Array, hint_mask: jax.Array, completion_mask: jax.Array, objective: Objective
+    entropy: jax.Array,
+    hint_mask: jax.Array,
+    completion_mask: jax.Array,
+    objective: Objective,
+    masks: Masks | None = None,
 ) -> jax.Array:
-    """The positions that the loss runs over, once per rollout: ``UpdateBatch.kept``.
+    """The positions that the loss runs over, once per scoring pass: ``UpdateBatch.kept``.
 
     Args:
-      entropy: (B, C) float32, under the behaviour policy with the whole completion masked.
+      entropy: (B, C) float32, under the behaviour policy.
       hint_mask: (B, C) bool.
       completion_mask: (B, C) bool, True up to and including the first EOS.
       objective: length and share of hints.
+      masks: what the pass hid; None for the whole completion.
 
     Returns:
       (B, C) bool.
     """
-    return entropy_filter(entropy, hint_mask, length_mask(completion_mask, objective), objective.entropy_top)
+    counted = counted_tokens(completion_mask, masks, objective)
+    return entropy_filter(entropy, hint_mask, counted, objective.entropy_top)
 
 
 def kl_weight(rewards: np.ndarray, group_size: int, objective: Objective) -> np.ndarray:
@@ -207,7 +215,7 @@ def policy_loss(scores: Scores, batch: UpdateBatch, objective: Objective) -> Los
     hint_mask, completion = jnp.asarray(rollout.hint_mask), jnp.asarray(rollout.completion_mask)
     logp, advantage = scores.logp.astype(jnp.float32), jnp.asarray(rollout.advantages)[:, None]
     old, ref = jax.lax.stop_gradient((batch.old_logp, batch.ref_logp))
-    counted = length_mask(completion, objective)
+    counted = counted_tokens(completion, batch.masks, objective)
     log_ratio = RATIOS[objective.ratio](logp - old, kept, counted, objective)
     ratio = jnp.exp(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
     low, high = 1.0 - objective.clip_low, 1.0 + objective.clip_high

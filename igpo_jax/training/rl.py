@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from igpo_jax.diffusion import likelihood
+from igpo_jax.diffusion import likelihood, noise
+from igpo_jax.diffusion.estimators import ESTIMATORS, Masks
 from igpo_jax.errors import UserError, check_choice
 from igpo_jax.models import llada
 from igpo_jax.models.lora import LoraSettings
@@ -23,9 +23,6 @@ from igpo_jax.rl.rollout import RewardSettings, RolloutSettings
 from igpo_jax.training.optimizers import OptimizerSettings
 from igpo_jax.training.state import CompiledUpdate, TrainState, compile_update
 from igpo_jax.training.update import descend
-
-#: name -> which completion tokens a scoring forward masks; one entry per likelihood estimator.
-ESTIMATORS = {"mean_field": likelihood.MeanField()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +68,45 @@ class RlSettings:
         """Updates in the whole stage, outer steps x inner updates."""
         return self.steps * self.inner_updates
 
+    @property
+    def mask_draws(self) -> int:
+        """Scoring passes of each policy in an outer step: one for every inner update where the estimator redraws."""
+        return self.inner_updates if ESTIMATORS[self.estimator].redraws else 1
 
-def make_score(model: llada.Model, chunk: int, parts: int) -> Callable[[llada.Policy, RolloutBatch, Any], Any]:
-    """The jitted scoring pass: (policy, rollout, masked (B, C)) -> Scores of (B, C), in ``parts`` parts."""
 
-    def one(policy: llada.Policy, part: tuple[RolloutBatch, jax.Array]) -> likelihood.Scores:
-        batch, masked = part
-        return likelihood.score(
-            policy, model, batch.prompt_tokens, batch.prompt_mask, batch.completion_tokens, masked, chunk=chunk
-        )
+def make_masks(settings: RlSettings) -> Callable[..., Masks]:
+    """The jitted draw of masks: (key of the run, outer step, inner update, rollout) -> Masks of its B rows.
 
-    def score(policy: llada.Policy, batch: RolloutBatch, masked: jax.Array) -> likelihood.Scores:
+    Keyed by (step, global row, inner update): the same on any mesh, and after a resume.
+    """
+
+    def draw(key: jax.Array, step: jax.Array, update: jax.Array, batch: RolloutBatch) -> Masks:
+        rows, length = batch.completion_tokens.shape
+        keys = noise.row_keys(key, "likelihood", step, sharding.constrain(jnp.arange(rows), ("batch",)))
+        estimator = ESTIMATORS[settings.estimator]
+        masks = estimator.masks(keys, update, settings.inner_updates, batch.prompt_tokens.shape[1], length)
+        return jax.tree.map(lambda mask: sharding.constrain(mask, ("batch", None)), masks)
+
+    return jax.jit(draw)
+
+
+def make_score(model: llada.Model, chunk: int, parts: int) -> Callable[..., likelihood.Scores]:
+    """The jitted scoring pass: (policy, rollout, masked (B, C), prompt_masked (B, P) or none) -> Scores of (B, C).
+
+    It runs in ``parts`` parts.
+    """
+
+    def one(policy: llada.Policy, part: tuple[RolloutBatch, jax.Array, jax.Array | None]) -> likelihood.Scores:
+        batch, masked, prompt_masked = part
+        row = (batch.prompt_tokens, batch.prompt_mask, batch.completion_tokens)
+        return likelihood.score(policy, model, *row, masked, prompt_masked=prompt_masked, chunk=chunk)
+
+    def score(
+        policy: llada.Policy, batch: RolloutBatch, masked: jax.Array, prompt_masked: jax.Array | None = None
+    ) -> likelihood.Scores:
         if parts == 1:
-            return one(policy, (batch, masked))
-        split = sharding.micro_batches((batch, masked), parts)
+            return one(policy, (batch, masked, prompt_masked))
+        split = sharding.micro_batches((batch, masked, prompt_masked), parts)
         scores = jax.lax.map(functools.partial(one, policy), split)
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), scores)
 
@@ -95,14 +117,11 @@ def make_rl_step(
     model: llada.Model, settings: RlSettings, optimizer: optax.GradientTransformation, schedule: optax.Schedule
 ) -> CompiledUpdate:
     """The jitted inner update: (state, batch) -> (new state, metrics); the state is donated (see compile_update)."""
-    estimator = ESTIMATORS[settings.estimator]
 
     def loss(policy: llada.Policy, part: UpdateBatch) -> objectives.LossSums:
-        rollout = part.rollout
-        tokens, masked = rollout.completion_tokens, estimator.masked(rollout.hint_mask.shape, rollout.hint_mask)
-        scores = likelihood.score(
-            policy, model, rollout.prompt_tokens, rollout.prompt_mask, tokens, masked, chunk=settings.logprob_chunk
-        )
+        rollout, masks = part.rollout, part.masks or Masks(jnp.ones_like(part.rollout.hint_mask))
+        row = (rollout.prompt_tokens, rollout.prompt_mask, rollout.completion_tokens, masks.completion)
+        scores = likelihood.score(policy, model, *row, prompt_masked=masks.prompt, chunk=settings.logprob_chunk)
         return objectives.policy_loss(scores, part, settings.objective)
 
     def step(state: TrainState, batch: UpdateBatch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -112,25 +131,29 @@ def make_rl_step(
 
 
 def make_update_batch(objective: Objective) -> Callable[..., UpdateBatch]:
-    """The jitted assembly of what stays the same over the inner updates: log-probs, filter, KL weights."""
+    """The jitted assembly of what an inner update is given: log-probs, filter, KL weights, masks where they vary."""
 
     def assemble(
-        batch: RolloutBatch, old: likelihood.Scores, ref: likelihood.Scores, kl_weight: jax.Array
+        batch: RolloutBatch,
+        old: likelihood.Scores,
+        ref: likelihood.Scores,
+        kl_weight: jax.Array,
+        masks: Masks | None = None,
     ) -> UpdateBatch:
-        kept = objectives.kept_tokens(old.entropy, batch.hint_mask, batch.completion_mask, objective)
-        return UpdateBatch(rollout=batch, old_logp=old.logp, ref_logp=ref.logp, kept=kept, kl_weight=kl_weight)
+        kept = objectives.kept_tokens(old.entropy, batch.hint_mask, batch.completion_mask, objective, masks)
+        return UpdateBatch(batch, old_logp=old.logp, ref_logp=ref.logp, kept=kept, kl_weight=kl_weight, masks=masks)
 
     return jax.jit(assemble)
 
 
-def hint_gap(score: Callable, policy: llada.Policy, batch: RolloutBatch, masked_logp: np.ndarray) -> float:
+def hint_gap(score: Callable, policy: llada.Policy, batch: RolloutBatch, masked_logp: np.ndarray | None) -> float:
     """How much likelier the same generated tokens are with their hints in view than without (nats per token).
 
     Args:
       score: the jitted scoring pass.
       policy: the behaviour policy.
       batch: the rollout, on the mesh.
-      masked_logp: (B, C) float32, log-probs under full masking.
+      masked_logp: (B, C) float32, log-probs under full masking; None where they are still to be computed.
 
     Returns:
       Mean difference over generated tokens (up to the first EOS) of hinted rows; nan when no row holds hints.
@@ -139,5 +162,7 @@ def hint_gap(score: Callable, policy: llada.Policy, batch: RolloutBatch, masked_
     slots = ~hint & sharding.to_host(batch.completion_mask) & hint.any(axis=1, keepdims=True)
     if not slots.any():
         return float("nan")
+    if masked_logp is None:
+        masked_logp = sharding.to_host(score(policy, batch, jnp.ones_like(batch.hint_mask)).logp)
     with_hints = score(policy, batch, ~batch.hint_mask)
     return float((sharding.to_host(with_hints.logp) - masked_logp)[slots].mean())

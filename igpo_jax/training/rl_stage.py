@@ -9,6 +9,8 @@ import numpy as np
 import optax
 
 from igpo_jax.data import pipeline
+from igpo_jax.diffusion.estimators import ESTIMATORS
+from igpo_jax.diffusion.likelihood import Scores
 from igpo_jax.models import llada
 from igpo_jax.parallel import processes, sharding
 from igpo_jax.rl import objectives, rollout, sampling
@@ -109,6 +111,7 @@ class RlLoop:
             run.judge,
         )
         self._cast = jax.jit(llada.cast, static_argnums=1)
+        self._masks = rl_step.make_masks(settings)
         self._score = rl_step.make_score(run.model, settings.logprob_chunk, settings.score_batches)
         self._assemble = rl_step.make_update_batch(settings.objective)
         self._update = rl_step.make_rl_step(run.model, settings, optimizer, schedule)
@@ -167,11 +170,11 @@ class RlLoop:
         with self.accounts.phase("score"):
             policy, self._behaviour = self._behaviour, None
             assert policy is not None, "gather comes first"
-            batch, kept, score_values = self._scored(policy, state, gathered, step)
+            batches, kept, score_values = self._scored(policy, state, gathered, step)
             del policy
         with self.accounts.phase("update"):
             outcomes = []
-            for _ in range(settings.inner_updates):
+            for batch in batches:
                 state, outcome = self._update(state, batch)
                 outcomes.append(outcome)
             updated = floats(outcome)
@@ -188,30 +191,52 @@ class RlLoop:
 
     def _scored(
         self, policy: llada.Policy, state: TrainState, gathered: rollout.Rollout, step: int
-    ) -> tuple[UpdateBatch, np.ndarray, dict[str, float]]:
-        """The behaviour and the reference pass, once for all inner updates, and the entropy filter."""
-        device, batch = self._update_batch(policy, state, gathered.batch)
-        values = {}
+    ) -> tuple[list[UpdateBatch], np.ndarray, dict[str, float]]:
+        """What each inner update is given, the tokens that any of them learns from, and metrics."""
+        device: RolloutBatch = sharding.shard_batch(gathered.batch, self._run.mesh)
+        batches, values = self._update_batches(policy, state, gathered.batch, device, step), {}
         if self._settings.hint_gap_every and step % self._settings.hint_gap_every == 0:
-            old_logp = sharding.to_host(batch.old_logp)
-            values["hint_logp_gap"] = rl_step.hint_gap(self._score, policy, device, old_logp)
-        return batch, sharding.local_rows(batch.kept), values
+            values["hint_logp_gap"] = self._hint_gap(policy, device, batches[0])
+        kept = np.any([sharding.local_rows(batch.kept) for batch in batches[: self._settings.mask_draws]], axis=0)
+        return batches, kept, values
 
-    def _update_batch(
-        self, policy: llada.Policy, state: TrainState, rows: RolloutBatch
-    ) -> tuple[RolloutBatch, UpdateBatch]:
-        """This process's rows on the devices, alone and with what the behaviour and the reference pass add."""
-        objective = self._settings.objective
-        device: RolloutBatch = sharding.shard_batch(rows, self._run.mesh)
-        masked = rl_step.ESTIMATORS[self._settings.estimator].masked(device.hint_mask.shape, device.hint_mask)
-        old = self._score(policy, device, masked)
+    def _hint_gap(self, policy: llada.Policy, device: RolloutBatch, batch: UpdateBatch) -> float:
+        """``rl.hint_gap`` by the program that scores, with the prompt in view whatever the estimator hides of it."""
+        masks = batch.masks
+        in_view = None if masks is None or masks.prompt is None else jnp.zeros_like(masks.prompt)
+        # Other estimators have not scored the whole completion with all of it masked.
+        masked_logp = sharding.to_host(batch.old_logp) if masks is None else None
+
+        def score(policy: llada.Policy, rows: RolloutBatch, masked: jax.Array) -> Scores:
+            return self._score(policy, rows, masked, in_view)
+
+        return rl_step.hint_gap(score, policy, device, masked_logp)
+
+    def _update_batches(
+        self, policy: llada.Policy, state: TrainState, rows: RolloutBatch, device: RolloutBatch, step: int
+    ) -> list[UpdateBatch]:
+        """For each inner update the rollout, with what the behaviour and the reference pass add.
+
+        Args:
+          policy: sampled the rollout.
+          state: leads to the reference.
+          rows: this process's rows, on the host.
+          device: all rows, on the devices.
+          step: the outer step, which keys the masks.
+        """
+        settings, mesh = self._settings, self._run.mesh
         # Under LoRA the policy's own base is the reference: no second copy of it.
         reference = llada.Policy(params=policy.params)
         if state.frozen is None:
             reference = self._cast(reference_of(state, self._start), self._run.model)
-        ref = self._score(reference, device, masked)
-        weight = objectives.kl_weight(rows.rewards, self._settings.rollout.group_size, objective)
-        return device, self._assemble(device, old, ref, sharding.shard_batch(weight, self._run.mesh))
+        kl_weight = objectives.kl_weight(rows.rewards, settings.rollout.group_size, settings.objective)
+        weight, batches = sharding.shard_batch(kl_weight, mesh), []
+        for draw in range(settings.mask_draws):
+            masks = self._masks(self._run.key, step, draw, device)
+            old, ref = (self._score(who, device, masks.completion, masks.prompt) for who in (policy, reference))
+            own = masks if ESTIMATORS[settings.estimator].redraws else None
+            batches.append(self._assemble(device, old, ref, weight, own))
+        return batches if len(batches) > 1 else batches * settings.inner_updates
 
     def warm_up(self, state: TrainState) -> None:
         """Compiles sampling in all sizes, scoring and the update before the first batch."""
@@ -225,9 +250,10 @@ class RlLoop:
             warm.run(f"sampling of {sizes} rows", lambda: sampling.warm_up(policy, run.settings.prompt_length, context))
         with self.accounts.phase("score"):
             nothing = _nothing(run)
-            batch = warm.run("scoring", lambda: self._update_batch(policy, state, nothing)[1])
+            device = sharding.shard_batch(nothing, run.mesh)
+            batches = warm.run("scoring", lambda: self._update_batches(policy, state, nothing, device, 0))
         with self.accounts.phase("update"):
-            warm.compile("the update", lambda: self._update.lower(state, batch))
+            warm.compile("the update", lambda: self._update.lower(state, batches[0]))
         warm.note()
 
     def evaluate(self, stage: Stage, state: TrainState, step: int) -> None:

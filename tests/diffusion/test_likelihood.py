@@ -132,12 +132,16 @@ def test_bfloat16_compute_keeps_float32_scores(small, batch):
     assert np.abs(np.asarray(found.logp - exact.logp)).mean() < 0.1
 
 
-def test_mean_field_masks_everything_in_one_forward():
-    estimator = likelihood.MeanField()
-    hint_mask = jnp.array([[True, False, False]])
-    assert estimator.samples == 1
-    assert np.all(np.asarray(estimator.masked((1, 3), hint_mask, jax.random.key(0), 0)))
-    assert hash(estimator) == hash(likelihood.MeanField())
+def test_prompt_tokens_out_of_view_are_mask_tokens(small, batch):
+    """Hidden places of the padding change nothing."""
+    tokens, valid, completion, masked = batch
+    hidden = np.random.default_rng(5).random(tokens.shape) < 0.4
+    assert (hidden & valid).any() and (hidden & ~valid).any()
+    shown = np.where(hidden, small[1].config.mask_token_id, tokens)
+    expected = score(*small, shown, valid, completion, masked)
+    found = likelihood.score(*small, *batch, prompt_masked=hidden)
+    np.testing.assert_allclose(found.logp, expected.logp, atol=1e-5, rtol=0)
+    assert np.abs(np.asarray(found.logp - score(*small, *batch).logp)).max() > 1e-3
 
 
 def test_refusals(small, batch):

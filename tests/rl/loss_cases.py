@@ -7,7 +7,9 @@ from igpo_jax.diffusion.likelihood import Scores
 from igpo_jax.rl.batch import RolloutBatch, UpdateBatch
 
 
-def make_batch(old, advantages, *, kept=None, ref=None, hint=None, completion_mask=None, kl_weight=None) -> UpdateBatch:
+def make_batch(
+    old, advantages, *, kept=None, ref=None, hint=None, completion_mask=None, kl_weight=None, masks=None
+) -> UpdateBatch:
     """A batch of B rows and C positions; by default no hints, all kept, reference equal to the old policy."""
     old = jnp.asarray(old, jnp.float32)
     rows, length = old.shape
@@ -29,6 +31,7 @@ def make_batch(old, advantages, *, kept=None, ref=None, hint=None, completion_ma
         ref_logp=old if ref is None else jnp.asarray(ref, jnp.float32),
         kept=yes if kept is None else jnp.asarray(kept),
         kl_weight=jnp.ones(rows) if kl_weight is None else jnp.asarray(kl_weight, jnp.float32),
+        masks=masks,
     )
 
 

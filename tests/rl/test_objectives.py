@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.llada_8b.grpo import METHODS
+from igpo_jax.diffusion.estimators import Masks
 from igpo_jax.errors import UserError
 from igpo_jax.rl.objectives import (
     LOG_RATIO_LIMIT,
     Objective,
     k3,
+    kept_tokens,
     kl_weight,
     policy_loss,
 )
@@ -296,3 +299,62 @@ def test_presets():
     assert Objective.paper() == Objective()
     assert hash(Objective.official()) != hash(Objective())
     assert (OFFICIAL.aggregation, OFFICIAL.length, OFFICIAL.filter_in_ratio) == ("token_pool", "all", False)
+
+
+def masked_case(seed, objective):
+    """Random rows of which a part was in view; the last row wholly, and every position after its end hidden."""
+    rng = np.random.default_rng(seed)
+    scores, batch = random_case(seed, 6, 12)
+    masked = rng.random((6, 12)) < 0.6
+    masked[-1] = ~np.asarray(batch.rollout.completion_mask[-1])
+    masks = Masks(jnp.asarray(masked))
+    rollout = batch.rollout
+    kept = kept_tokens(scores.entropy, rollout.hint_mask, rollout.completion_mask, objective, masks)
+    return scores, dataclasses.replace(batch, kept=kept, masks=masks, kl_weight=jnp.ones(6))
+
+
+def plain_token_loss(scores, batch, objective):
+    """The token surrogate over hidden tokens, in loops: one mean over all, or of each row and then over rows."""
+    rows, everything = [], []
+    for row in range(len(scores.logp)):
+        terms = []
+        for place in range(scores.logp.shape[1]):
+            if not (batch.rollout.completion_mask[row, place] and batch.masks.completion[row, place]):
+                continue
+            new, old, ref = (float(x[row, place]) for x in (scores.logp, batch.old_logp, batch.ref_logp))
+            ratio, advantage = math.exp(new - old), float(batch.rollout.advantages[row])
+            clipped = min(max(ratio, 1 - objective.clip_low), 1 + objective.clip_high)
+            penalty = math.exp(ref - new) - (ref - new) - 1
+            terms.append(-min(ratio * advantage, clipped * advantage) + objective.kl_coef * penalty)
+        everything += terms
+        rows += [sum(terms) / len(terms)] if terms else []
+    return sum(everything) / len(everything) if objective.aggregation == "token_pool" else sum(rows) / len(rows)
+
+
+@pytest.mark.parametrize("method", ["diffugrpo", "unigrpo"])
+def test_the_baselines_against_loops(method):
+    objective = dataclasses.replace(METHODS[method]["objective"], entropy_top=1.0)
+    assert objective.ratio == "token"
+    for seed in range(5):
+        scores, batch = masked_case(seed, objective)
+        assert loss_of(scores, batch, objective) == pytest.approx(plain_token_loss(scores, batch, objective), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", [Objective(), OFFICIAL, METHODS["unigrpo"]["objective"]])
+def test_a_token_in_view_is_no_likelihood(objective):
+    """Whatever the network says at places that it could see: no loss, no ratio, no entropy, no gradient."""
+    scores, batch = masked_case(7, objective)
+    shown = ~batch.masks.completion
+    assert bool((shown & batch.rollout.completion_mask).any())
+    other = make_scores(jnp.where(shown, -40.0, scores.logp), jnp.where(shown, 9.0, scores.entropy))
+    mine, yours = policy_loss(scores, batch, objective), policy_loss(other, batch, objective)
+    jax.tree.map(np.testing.assert_array_equal, mine, yours)
+    assert not np.any(np.asarray(gradient(scores, batch, objective))[np.asarray(shown)])
+
+
+def test_the_filter_takes_its_share_of_the_hints_that_were_hidden():
+    entropy, hint = jnp.arange(12.0)[None], jnp.ones((1, 12), bool)
+    hidden = np.zeros((1, 12), bool)
+    hidden[0, :5] = True
+    kept = kept_tokens(entropy, hint, jnp.ones((1, 12), bool), Objective(entropy_top=0.4), Masks(jnp.asarray(hidden)))
+    assert np.flatnonzero(kept).tolist() == [3, 4], "two of the five, those of highest entropy"

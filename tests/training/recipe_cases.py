@@ -110,11 +110,11 @@ class Recorder:
         def make(*args):
             score = real(*args)
 
-            def recorded(policy, batch, masked):
+            def recorded(policy, batch, *masks):
                 self.scored.append(
                     (policy.adapters is not None, np.array(sharding.to_host(policy.params["ff_out"]["weight"])))
                 )
-                return score(policy, batch, masked)
+                return score(policy, batch, *masks)
 
             return recorded
 
