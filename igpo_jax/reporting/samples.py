@@ -189,6 +189,6 @@ def _number(value: Any) -> float | None:
 
 
 def _dropped(row: dict[str, Any]) -> list[int]:
-    """Places of hint tokens that the entropy filter kept out of the loss; none where nothing was learnt."""
+    """Places of hint tokens that no update learns from, filtered or never hidden; none where nothing was learnt."""
     kept = row.get("kept") or []
     return [place for place, (hint, keep) in enumerate(zip(row["hinted"], kept, strict=False)) if hint and not keep]

@@ -80,19 +80,19 @@ class Objective:
         return cls(aggregation="token_pool", filter_in_ratio=False, length="all", kl_on_zero_spread=True)
 
 
-def entropy_filter(entropy: jax.Array, hint_mask: jax.Array, length_mask: jax.Array, tau: float) -> jax.Array:
+def entropy_filter(entropy: jax.Array, hint_mask: jax.Array, counted: jax.Array, tau: float) -> jax.Array:
     """Keeps every generated token, and of n hint tokens in a sequence the max(1, int(n tau)) of highest entropy.
 
     Args:
       entropy: (B, C) float32, under the behaviour policy.
       hint_mask: (B, C) bool.
-      length_mask: (B, C) bool, positions that count; nothing outside is kept or counted.
+      counted: (B, C) bool, positions that count; nothing outside is kept or counted.
       tau: share of hints kept. Of equal entropies the earlier position wins.
 
     Returns:
       (B, C) bool.
     """
-    hints = hint_mask & length_mask
+    hints = hint_mask & counted
     length = entropy.shape[1]
     order = jnp.argsort(jnp.where(hints, -entropy, jnp.inf), axis=1, stable=True)
     rank = jnp.argsort(order, axis=1)
@@ -100,7 +100,7 @@ def entropy_filter(entropy: jax.Array, hint_mask: jax.Array, length_mask: jax.Ar
     quota = np.array([max(1, int(n * tau)) for n in range(length + 1)], np.int32)
     count = jnp.sum(hints, axis=1, keepdims=True)
     keep = jnp.sum(jnp.where(count == np.arange(length + 1), quota, 0), axis=1, keepdims=True)
-    return jnp.where(hints, rank < keep, length_mask)
+    return jnp.where(hints, rank < keep, counted)
 
 
 def counted_tokens(completion_mask: jax.Array, masks: Masks | None, objective: Objective) -> jax.Array:

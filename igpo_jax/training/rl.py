@@ -1,4 +1,4 @@
-"""The policy update: behaviour and reference scores once per rollout, then mu inner updates of the objective."""
+"""The policy update: what is hidden, behaviour and reference scores, then mu inner updates of the objective."""
 
 import dataclasses
 import functools
@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from igpo_jax.diffusion import likelihood, noise
@@ -146,23 +145,28 @@ def make_update_batch(objective: Objective) -> Callable[..., UpdateBatch]:
     return jax.jit(assemble)
 
 
-def hint_gap(score: Callable, policy: llada.Policy, batch: RolloutBatch, masked_logp: np.ndarray | None) -> float:
+def hint_gap(score: Callable, policy: llada.Policy, batch: UpdateBatch) -> float:
     """How much likelier the same generated tokens are with their hints in view than without (nats per token).
+
+    The prompt is in view in both cases, whatever the estimator hides of it.
 
     Args:
       score: the jitted scoring pass.
       policy: the behaviour policy.
-      batch: the rollout, on the mesh.
-      masked_logp: (B, C) float32, log-probs under full masking; None where they are still to be computed.
+      batch: what the first inner update is given, on the mesh.
 
     Returns:
       Mean difference over generated tokens (up to the first EOS) of hinted rows; nan when no row holds hints.
     """
-    hint = sharding.to_host(batch.hint_mask)
-    slots = ~hint & sharding.to_host(batch.completion_mask) & hint.any(axis=1, keepdims=True)
+    rollout, masks = batch.rollout, batch.masks
+    hint = sharding.to_host(rollout.hint_mask)
+    slots = ~hint & sharding.to_host(rollout.completion_mask) & hint.any(axis=1, keepdims=True)
     if not slots.any():
         return float("nan")
-    if masked_logp is None:
-        masked_logp = sharding.to_host(score(policy, batch, jnp.ones_like(batch.hint_mask)).logp)
-    with_hints = score(policy, batch, ~batch.hint_mask)
-    return float((sharding.to_host(with_hints.logp) - masked_logp)[slots].mean())
+    # Zeros and not None where the estimator hides prompts: the program that scored is then the one at hand.
+    prompt_masked = None if masks is None or masks.prompt is None else jnp.zeros_like(masks.prompt)
+    without = batch.old_logp
+    if masks is not None:
+        without = score(policy, rollout, jnp.ones_like(rollout.hint_mask), prompt_masked).logp
+    with_hints = score(policy, rollout, ~rollout.hint_mask, prompt_masked).logp
+    return float((sharding.to_host(with_hints) - sharding.to_host(without))[slots].mean())

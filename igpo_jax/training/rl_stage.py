@@ -10,7 +10,6 @@ import optax
 
 from igpo_jax.data import pipeline
 from igpo_jax.diffusion.estimators import ESTIMATORS
-from igpo_jax.diffusion.likelihood import Scores
 from igpo_jax.models import llada
 from igpo_jax.parallel import processes, sharding
 from igpo_jax.rl import objectives, rollout, sampling
@@ -174,8 +173,8 @@ class RlLoop:
             del policy
         with self.accounts.phase("update"):
             outcomes = []
-            for batch in batches:
-                state, outcome = self._update(state, batch)
+            for update in range(settings.inner_updates):
+                state, outcome = self._update(state, batches[update % len(batches)])
                 outcomes.append(outcome)
             updated = floats(outcome)
         self.accounts.updated(settings.inner_updates * settings.rollout.rows)
@@ -192,51 +191,40 @@ class RlLoop:
     def _scored(
         self, policy: llada.Policy, state: TrainState, gathered: rollout.Rollout, step: int
     ) -> tuple[list[UpdateBatch], np.ndarray, dict[str, float]]:
-        """What each inner update is given, the tokens that any of them learns from, and metrics."""
-        device: RolloutBatch = sharding.shard_batch(gathered.batch, self._run.mesh)
-        batches, values = self._update_batches(policy, state, gathered.batch, device, step), {}
-        if self._settings.hint_gap_every and step % self._settings.hint_gap_every == 0:
-            values["hint_logp_gap"] = self._hint_gap(policy, device, batches[0])
-        kept = np.any([sharding.local_rows(batch.kept) for batch in batches[: self._settings.mask_draws]], axis=0)
+        """One update batch for each draw of masks, the tokens that any of them learns from, and metrics."""
+        settings, values = self._settings, {}
+        batches = self._update_batches(policy, state, gathered.batch, step, settings.mask_draws)
+        if settings.hint_gap_every and step % settings.hint_gap_every == 0:
+            values["hint_logp_gap"] = rl_step.hint_gap(self._score, policy, batches[0])
+        kept = np.any([sharding.local_rows(batch.kept) for batch in batches], axis=0)
         return batches, kept, values
 
-    def _hint_gap(self, policy: llada.Policy, device: RolloutBatch, batch: UpdateBatch) -> float:
-        """``rl.hint_gap`` by the program that scores, with the prompt in view whatever the estimator hides of it."""
-        masks = batch.masks
-        in_view = None if masks is None or masks.prompt is None else jnp.zeros_like(masks.prompt)
-        # Other estimators have not scored the whole completion with all of it masked.
-        masked_logp = sharding.to_host(batch.old_logp) if masks is None else None
-
-        def score(policy: llada.Policy, rows: RolloutBatch, masked: jax.Array) -> Scores:
-            return self._score(policy, rows, masked, in_view)
-
-        return rl_step.hint_gap(score, policy, device, masked_logp)
-
     def _update_batches(
-        self, policy: llada.Policy, state: TrainState, rows: RolloutBatch, device: RolloutBatch, step: int
+        self, policy: llada.Policy, state: TrainState, rows: RolloutBatch, step: int, draws: int
     ) -> list[UpdateBatch]:
-        """For each inner update the rollout, with what the behaviour and the reference pass add.
+        """The rollout with what the behaviour and the reference pass add, for each of the first ``draws`` of masks.
 
         Args:
           policy: sampled the rollout.
           state: leads to the reference.
           rows: this process's rows, on the host.
-          device: all rows, on the devices.
           step: the outer step, which keys the masks.
+          draws: scoring passes of each policy.
         """
-        settings, mesh = self._settings, self._run.mesh
+        settings, run = self._settings, self._run
         # Under LoRA the policy's own base is the reference: no second copy of it.
         reference = llada.Policy(params=policy.params)
         if state.frozen is None:
-            reference = self._cast(reference_of(state, self._start), self._run.model)
+            reference = self._cast(reference_of(state, self._start), run.model)
         kl_weight = objectives.kl_weight(rows.rewards, settings.rollout.group_size, settings.objective)
-        weight, batches = sharding.shard_batch(kl_weight, mesh), []
-        for draw in range(settings.mask_draws):
-            masks = self._masks(self._run.key, step, draw, device)
-            old, ref = (self._score(who, device, masks.completion, masks.prompt) for who in (policy, reference))
-            own = masks if ESTIMATORS[settings.estimator].redraws else None
-            batches.append(self._assemble(device, old, ref, weight, own))
-        return batches if len(batches) > 1 else batches * settings.inner_updates
+        device, weight = sharding.shard_batch((rows, kl_weight), run.mesh)
+        batches = []
+        for draw in range(draws):
+            masks = self._masks(run.key, step, draw, device)
+            old, ref = (self._score(scorer, device, masks.completion, masks.prompt) for scorer in (policy, reference))
+            given = masks if ESTIMATORS[settings.estimator].redraws else None
+            batches.append(self._assemble(device, old, ref, weight, given))
+        return batches
 
     def warm_up(self, state: TrainState) -> None:
         """Compiles sampling in all sizes, scoring and the update before the first batch."""
@@ -250,8 +238,7 @@ class RlLoop:
             warm.run(f"sampling of {sizes} rows", lambda: sampling.warm_up(policy, run.settings.prompt_length, context))
         with self.accounts.phase("score"):
             nothing = _nothing(run)
-            device = sharding.shard_batch(nothing, run.mesh)
-            batches = warm.run("scoring", lambda: self._update_batches(policy, state, nothing, device, 0))
+            batches = warm.run("scoring", lambda: self._update_batches(policy, state, nothing, 0, 1))
         with self.accounts.phase("update"):
             warm.compile("the update", lambda: self._update.lower(state, batches[0]))
         warm.note()

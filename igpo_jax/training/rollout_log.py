@@ -36,7 +36,7 @@ def save(
       stage: name of the RL stage.
       step: outer step, from 1.
       rollout: the step's completions after replacement, those of this process.
-      kept: (B, C) bool, positions of the same rows that the loss runs over.
+      kept: (B, C) bool, positions of the same rows that the loss of any inner update runs over.
       tokenizer: turns ids into the pieces that a page can colour.
       rewards: what a completion earns, for those of the second round that nothing is learnt from.
 

@@ -10,10 +10,11 @@ from igpo_jax.errors import UserError
 from igpo_jax.models import flops, llada, lora
 from igpo_jax.models.config import Compute
 from igpo_jax.models.params import linear_shapes
+from igpo_jax.parallel import sharding
 from igpo_jax.parallel.mesh import MeshSettings, make_mesh
 from igpo_jax.planning import compiling, estimate, record, report, topology
 from igpo_jax.planning.programs import Abstract, model_config, programs
-from igpo_jax.training import optimizers, state
+from igpo_jax.training import optimizers, rl, state
 from tests.rl.rollout_cases import CONFIG
 from tests.training import tiny
 
@@ -74,6 +75,30 @@ def test_a_whole_plan(here):
     assert scoring.flops == flops.forward_flops(config, 16, 32 + 24, 24, lora.LoraSettings(rank=8))
     text = report.render(json.loads(record.to_json(plan)))
     assert "It fits: " in text and "all-gather" in text and f"jax {jax.__version__}" in text
+
+
+@pytest.mark.parametrize(
+    ("estimator", "scorings", "hidden"), [("mean_field", 2, 1), ("prompt_masking", 4, 2), ("structured_noising", 4, 1)]
+)
+def test_what_an_estimator_hides_is_planned_as_a_run_has_it(estimator, scorings, hidden):
+    """Two inner updates, and beside the rollout's four masks and the kept tokens those that the estimator draws."""
+    settings = rl_only(estimator=estimator)
+    mesh = make_mesh(MeshSettings(1, 8, 1))
+    abstract = Abstract(settings, llada.Model(CONFIG), mesh)
+    with jax.set_mesh(mesh):
+        scoring, update = programs(abstract)[1:]
+        drawn = rl.make_masks(settings.rl)(jax.random.key(0), 0, 0, sharding.shard_batch(tiny.rollout_batch(), mesh))
+        scored, learnt = (flags(program.lower()) for program in (scoring, update))
+    assert scoring.runs == scorings
+    assert len(scored) == 4 + hidden and len(learnt) == 5 + (hidden if scorings > 2 else 0)
+    for mine, yours in zip(scored[4:], jax.tree.leaves(drawn), strict=True):
+        assert mine.shape[0] == yours.shape[0] == settings.rl.rollout.rows
+        assert mine.sharding.spec == yours.sharding.spec
+
+
+def flags(lowered):
+    """The boolean arguments of a program."""
+    return [aval for aval in jax.tree.leaves(lowered.in_avals) if aval.dtype == bool]
 
 
 def test_what_a_search_compiled_is_not_compiled_again(here, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from igpo_jax.diffusion.estimators import Masks
 from igpo_jax.diffusion.likelihood import Scores
 from igpo_jax.errors import UserError
 from igpo_jax.models import llada
@@ -225,8 +226,9 @@ def test_update_batch_holds_both_passes_and_the_filter():
     assert batch.kl_weight[:GROUP].tolist() == [0.0] * GROUP and batch.kl_weight[GROUP] == 1.0
 
 
-def test_hint_gap(params, batch, score):
-    """Mean gain of generated tokens of hinted rows from seeing the hints, by a plain loop."""
+@pytest.mark.parametrize("hidden", [None, "completion", "prompt"])
+def test_hint_gap(params, batch, score, hidden):
+    """Mean gain of generated tokens of hinted rows from seeing the hints, by a plain loop; prompts stay in view."""
     rollout, policy = jax.tree.map(jnp.asarray, batch.rollout), llada.Policy(params)
     masked = np.asarray(score(policy, rollout, np.ones_like(batch.kept)).logp)
     seen = np.asarray(score(policy, rollout, ~batch.rollout.hint_mask).logp)
@@ -239,9 +241,14 @@ def test_hint_gap(params, batch, score):
         and not batch.rollout.hint_mask[row, place]
     ]
     assert len(gains) > 10
-    assert rl.hint_gap(score, policy, rollout, masked) == pytest.approx(np.mean(gains), abs=1e-6)
+    given = dataclasses.replace(batch, rollout=rollout, old_logp=masked)
+    if hidden:  # then log-probs under these masks are not those of the hints' comparison
+        masks = Masks(jnp.zeros(batch.kept.shape, bool), jnp.ones_like(rollout.prompt_mask))
+        masks = masks if hidden == "prompt" else Masks(masks.completion)
+        given = dataclasses.replace(given, old_logp=np.full_like(masked, 9.0), masks=masks)
+    assert rl.hint_gap(score, policy, given) == pytest.approx(np.mean(gains), abs=1e-6)
     bare = dataclasses.replace(rollout, hint_mask=jnp.zeros_like(rollout.hint_mask))
-    assert np.isnan(rl.hint_gap(score, policy, bare, masked))
+    assert np.isnan(rl.hint_gap(score, policy, dataclasses.replace(given, rollout=bare)))
 
 
 @pytest.mark.parametrize(
