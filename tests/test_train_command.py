@@ -92,6 +92,7 @@ def saved_step(out):
     return int(re.fullmatch(rf"igpo: step (\d+) of {STEPS} is saved", out.splitlines()[-1])[1])
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_by_signals_and_goes_on(command, tmp_path):
     workdir = tmp_path / "run"
     first, out, err = stopped(command, workdir, 3, signal.SIGTERM)
@@ -155,6 +156,7 @@ def test_bad_data_is_one_sentence_on_the_screen(command, tmp_path):
     assert err.startswith(f"error: {data} line 2 is not JSON") and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_check_runs_every_stage_and_leaves_nothing(command, tmp_path):
     process = command(tmp_path / "run", "--check", "--config.rl.micro_batches=2")
     out, err = process.communicate(timeout=300)

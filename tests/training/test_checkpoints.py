@@ -298,7 +298,9 @@ def damage(path, how):
         path.write_bytes(data[: len(data) // 2] if how == "halved" else b"")
 
 
-@pytest.mark.parametrize("how", ["deleted", "halved", "flipped"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("deleted", marks=pytest.mark.slow), pytest.param("halved", marks=pytest.mark.slow), "flipped"]
+)
 def test_no_damage_to_a_file_of_the_newest_goes_unnoticed(two_checkpoints, tmp_path, caplog, how):
     fallbacks = 0
     for number, name in enumerate(every_file(two_checkpoints)):

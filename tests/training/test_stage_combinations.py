@@ -73,6 +73,7 @@ def test_sft_by_length_goes_on_bit_for_bit(tmp_path):
     assert len(buckets["widths"]) > 1 and buckets["filler_share"] < buckets["filler_share_without"]
 
 
+@pytest.mark.slow
 def test_epochs_become_steps(tmp_path, capsys):
     """64 rows in batches of 16, one and a quarter times: 5 updates; the same command goes on in the same directory."""
     settings = dataclasses.replace(by_length(epochs=1.25), warm_up=True)
