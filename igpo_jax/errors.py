@@ -1,11 +1,28 @@
-"""The one error type that a user is meant to read, and the helper that names the nearest valid choice."""
+"""The one error type that a user is meant to read, and helpers for its sentences: the nearest choice, a flag's name."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 
 class UserError(ValueError):
     """Bad input: one sentence naming the file, field or flag, what was found, what was expected, and what to do."""
+
+
+@contextlib.contextmanager
+def named_as(words: Mapping[str, str]) -> Iterator[None]:
+    """Puts a command's own flags into the sentences of what it calls, which name fields of a config.
+
+    Args:
+      words: what a sentence says -> what it says instead, replaced in this order.
+    """
+    try:
+        yield
+    except UserError as error:
+        sentence = str(error)
+        for field, flag in words.items():
+            sentence = sentence.replace(field, flag)
+        raise UserError(sentence) from error
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from igpo_jax import cli
 from igpo_jax.data.examples import Example
 from igpo_jax.data.settings import DataSettings
 from igpo_jax.data.splits import open_split
-from igpo_jax.errors import UserError
+from igpo_jax.errors import UserError, named_as
 from igpo_jax.pages.text import printable
 from igpo_jax.rewards.pool import JudgePool
 from igpo_jax.rewriting.prompt import load_prompt
@@ -97,11 +97,8 @@ def _rows(name: str, path: str, limit: int, output: pathlib.Path) -> Sequence[Ex
     data = DataSettings(
         name=name, path=path, sft_fraction=1.0, test_fraction=0.0, on_missing_answer="keep", on_shared_question="keep"
     )
-    try:
+    with named_as({"data.path": "--data"}):
         split = open_split(data, "sft", output / "data")
-    except UserError as error:
-        # The command has a flag in place of the field.
-        raise UserError(str(error).replace("data.path", "--data")) from error
     examples = split[: limit or None]
     check_rows(examples)
     return examples

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from igpo_jax.commands.arguments import Parser, check_place, guarded, model_flags
-from igpo_jax.errors import UserError
+from igpo_jax.errors import UserError, named_as
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,10 +27,8 @@ def _run(arguments: Sequence[str] | None) -> None:
     from igpo_jax.commands import checkpoint, text_scoring, token_scoring
     from igpo_jax.diffusion.monte_carlo import MonteCarlo
 
-    try:
+    with named_as({"samples is": "--mc-num is", "group": "--batch"}):
         settings = MonteCarlo(chosen.mc_num, min(chosen.batch, max(chosen.mc_num, 1)))
-    except UserError as error:
-        raise UserError(str(error).replace("samples is", "--mc-num is").replace("group", "--batch")) from error
     opened = checkpoint.open_checkpoint(
         chosen.checkpoint, dtype=chosen.dtype, tensor=chosen.tensor, text=chosen.tokens is None
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from igpo_jax.commands.arguments import note
 from igpo_jax.commands.checkpoint import Opened
-from igpo_jax.errors import UserError
+from igpo_jax.errors import UserError, named_as
 from igpo_jax.rewards.extraction import extract_answer
 from igpo_jax.rl import hints
 
@@ -131,10 +131,8 @@ def _settings(chosen: argparse.Namespace, opened: Opened) -> hints.HintSettings:
     names = {"chunk_min": "chunk_min", "chunk_max": "chunk_max", "max_spacing": "max_spacing"}
     names |= {"answer_room": "answer_room", "placement": "hint_placement"}
     given = {field: getattr(chosen, flag) for field, flag in names.items() if getattr(chosen, flag) is not None}
-    try:
+    with named_as({"rl.hints.": "--", "_": "-"}):
         return dataclasses.replace(base, **given)
-    except UserError as error:
-        raise UserError(str(error).replace("rl.hints.", "--").replace("_", "-")) from error
 
 
 def _counted(placed: hints.Hints) -> np.ndarray:

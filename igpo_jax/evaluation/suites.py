@@ -13,7 +13,7 @@ from igpo_jax.data import DataSettings, Example, open_split
 from igpo_jax.data.files import file_sha256, require_file
 from igpo_jax.data.parsers import parse_gsm8k, parse_row
 from igpo_jax.data.sources import read_splits
-from igpo_jax.errors import UserError, nearest
+from igpo_jax.errors import UserError, named_as, nearest
 
 #: Names that stand for another. The paper names no edition of AMC, but all its AMC scores are multiples of 1/640, as
 #: 40 questions asked 16 times give.
@@ -139,11 +139,8 @@ def load(name: str, place: str, cache: pathlib.Path, limit: int, own: DataSettin
 
 
 def _from_split(label: str, settings: DataSettings, cache: pathlib.Path) -> tuple[list[Example], dict[str, str]]:
-    try:
+    with named_as({"data.path": f"--data {label}=PATH"}):
         split = open_split(settings, "test", cache)
-    except UserError as error:
-        # The command has a flag in place of the field.
-        raise UserError(str(error).replace("data.path", f"--data {label}=PATH")) from error
     return list(split), dict(split.report["sha256"])
 
 

@@ -248,7 +248,7 @@ def _update(abstract: Abstract, training: state.TrainState, beside: Any, optimiz
     length = abstract.settings.sampler.length
     old, ref = (abstract.rows(rows, length, dtype=jnp.float32) for _ in range(2))
     kept, weight = abstract.rows(rows, length, dtype=bool), abstract.rows(rows, dtype=jnp.float32)
-    masks = _masks(abstract) if ESTIMATORS[settings.estimator].redraws else None
+    masks = _masks(abstract) if settings.redraws else None
     batch = UpdateBatch(_batch(abstract, rows), old, ref, kept, weight, masks)
     step: Any = rl.make_rl_step(model, settings, *optimizer)
     whole = abstract.settings.prompt_length + length

@@ -68,9 +68,14 @@ class RlSettings:
         return self.steps * self.inner_updates
 
     @property
+    def redraws(self) -> bool:
+        """Whether the estimator draws new masks for every inner update."""
+        return ESTIMATORS[self.estimator].redraws
+
+    @property
     def mask_draws(self) -> int:
-        """Scoring passes of each policy in an outer step: one for every inner update where the estimator redraws."""
-        return self.inner_updates if ESTIMATORS[self.estimator].redraws else 1
+        """Scoring passes of each policy in an outer step."""
+        return self.inner_updates if self.redraws else 1
 
 
 def make_masks(settings: RlSettings) -> Callable[..., Masks]:

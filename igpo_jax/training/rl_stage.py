@@ -9,7 +9,6 @@ import numpy as np
 import optax
 
 from igpo_jax.data import pipeline
-from igpo_jax.diffusion.estimators import ESTIMATORS
 from igpo_jax.models import llada
 from igpo_jax.parallel import processes, sharding
 from igpo_jax.rl import objectives, rollout, sampling
@@ -222,8 +221,7 @@ class RlLoop:
         for draw in range(draws):
             masks = self._masks(run.key, step, draw, device)
             old, ref = (self._score(scorer, device, masks.completion, masks.prompt) for scorer in (policy, reference))
-            given = masks if ESTIMATORS[settings.estimator].redraws else None
-            batches.append(self._assemble(device, old, ref, weight, given))
+            batches.append(self._assemble(device, old, ref, weight, masks if settings.redraws else None))
         return batches
 
     def warm_up(self, state: TrainState) -> None:
